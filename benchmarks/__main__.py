@@ -1,0 +1,50 @@
+"""``python -m benchmarks``: the table, or with ``--json`` the same as a list of rows."""
+
+import argparse
+import json
+import sys
+
+from benchmarks import report
+from benchmarks.measure import QUICK, Plan, measure, works
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Our training step and network call against diffusers' UNet2DModel on the same work and weights.",
+    )
+    parser.add_argument("--json", action="store_true", help="a list of {name, ours, peer, ratio, unit, …} on stdout")
+    parser.add_argument("--quick", action="store_true", help="a small network, one round: does it run at all?")
+    parser.add_argument("--channels", type=int, nargs="+", default=[64, 128], help="base channels (default: 64 128)")
+    parser.add_argument("--rounds", type=int, default=7, help="turns of each side; the median counts (default: 7)")
+    parser.add_argument("--seconds", type=float, default=1.0, help="least length of a turn (default: 1)")
+    parser.add_argument("--dropout", type=float, default=0.1, help="of the training step (default: the paper's 0.1)")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    parser.add_argument("--compile", action="store_true", help="both sides compiled, too (minutes on a CPU)")
+    options = parser.parse_args()
+    if options.rounds < 1 or not all(c > 0 and c % 32 == 0 for c in options.channels):
+        parser.error(
+            "--rounds must be at least 1 and --channels multiples of 32 (diffusers has 32 groups in all norms)"
+        )
+    plan = QUICK
+    if not options.quick:
+        plan = Plan(
+            works=works(options.channels, options.compile, options.dropout),
+            device=options.device,
+            rounds=options.rounds,
+            seconds=options.seconds,
+        )
+    try:
+        rows = [row for some in measure(plan) for row in some]
+    except RuntimeError as error:
+        print(f"benchmarks: {error}", file=sys.stderr)
+        return 1
+    if options.json:
+        print(json.dumps(rows, indent=1))
+    else:
+        report.show(rows)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

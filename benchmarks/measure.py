@@ -1,0 +1,198 @@
+"""Who is measured when: every side in a process of its own, one at a time, in turns.
+
+For each layout and task: ours, peer, peer with kept memory, the convolutions alone; and again, in many short turns, so
+that a machine that slows down or a neighbour that wakes up hits all of them. A figure is the median of its rounds; all
+rounds are in the rows. This process does no arithmetic and loads no torch.
+"""
+
+import importlib.util
+import itertools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+OURS, PEER, PEER_KEPT = "ours", "peer", "peer, kept memory"
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What to measure. ``works`` are the fields of :class:`benchmarks.work.Work`; a device "auto" is settled first."""
+
+    works: tuple[dict[str, Any], ...]
+    tasks: tuple[str, ...] = ("train", "inference")
+    device: str = "auto"
+    rounds: int = 7
+    seconds: float = 1.0
+    steps: int = 1
+    kept: bool = True  # Measure the peer with our allocator setting, too.
+
+
+class Process:
+    """A worker; a context that ends it."""
+
+    def __init__(self) -> None:
+        path = os.pathsep.join(filter(None, [str(ROOT), str(ROOT / "src"), os.environ.get("PYTHONPATH")]))
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": path},
+        )
+
+    def __call__(self, command: str, **arguments: Any) -> Any:
+        """The answer to one command. Raises ``RuntimeError`` if the worker dies; its last words are on stderr."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        print(json.dumps([command, arguments]), file=self._process.stdin, flush=True)
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"the process that was to {command} ended with code {self._process.wait()}")
+        return json.loads(answer)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._process.stdin.close()  # type: ignore[union-attr]
+        self._process.stdout.close()  # type: ignore[union-attr]
+        self._process.wait()
+
+
+def measure(plan: Plan) -> Iterator[list[Row]]:
+    """Rows for each layout and task, as they are done; messages on the way go to standard error."""
+    has_peer = importlib.util.find_spec("diffusers") is not None
+    with Process() as convolutions, TemporaryDirectory(prefix="fromnoise-bench-") as folder:
+        about = convolutions("about", device=plan.device)
+        batch = 128 if about["device"] == "cuda" else 16
+        common = {
+            "device": about["name"],
+            "precision": "bfloat16 autocast" if about["device"] == "cuda" else "float32",
+            "threads": about["threads"],
+            "torch": about["torch"],
+            "date": date.today().isoformat(),
+        }
+        for fields in plan.works:
+            work = {"batch": batch, **fields, "device": about["device"]}
+            weights = {OURS: f"{folder}/ours.safetensors", PEER: f"{folder}/peer.safetensors"}
+            flops = convolutions("prepare", work=work, ours=weights[OURS], peer=weights[PEER])
+            sides = {OURS: weights[OURS]}
+            if has_peer:
+                sides[PEER] = weights[PEER]
+                if plan.kept and about["device"] == "cpu":
+                    sides[PEER_KEPT] = weights[PEER]
+            for task in plan.tasks:
+                found = _turns(plan, task, work, sides, Path(folder), convolutions)
+                rows = _rows(task, work, found, flops[task] / 1e9)
+                yield [{**row, **common, "batch": work["batch"]} for row in rows]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    """Of one task: by side the pictures a second of each round, the peak in MiB and the output; and the ceiling."""
+
+    rates: dict[str, list[float]]
+    memory: dict[str, float | None]
+    outputs: dict[str, Any]
+    ceiling: list[float]
+
+
+def _turns(
+    plan: Plan, task: str, work: dict[str, Any], sides: dict[str, str], folder: Path, convolutions: Process
+) -> _Found:
+    name = _name(task, work)
+    rates: dict[str, list[float]] = {side: [] for side in sides}
+    ceiling: list[float] = []
+    with ExitStack() as stack:
+        processes = {side: stack.enter_context(Process()) for side in sides}
+        outputs = {}
+        for number, (side, process) in enumerate(processes.items()):
+            _say(f"{name}: warming up {side}")
+            path = folder / f"{number}.npy"
+            process("build", work=work, side=side, task=task, weights=sides[side], output=str(path))
+            outputs[side] = np.load(path)
+        for turn in range(plan.rounds):
+            for side, process in processes.items():
+                rates[side].append(process("round", seconds=plan.seconds, steps=plan.steps))
+                _say(f"{name}: round {turn + 1} of {plan.rounds}, {side}: {rates[side][-1]:.2f} pictures/s")
+            ceiling.append(convolutions("ceiling", work=work, task=task))
+            _say(f"{name}: round {turn + 1} of {plan.rounds}, convolutions alone: {ceiling[-1]:.1f} GFLOP/s")
+        memory = {side: process("memory") for side, process in processes.items()}
+    return _Found(rates=rates, memory=memory, outputs=outputs, ceiling=ceiling)
+
+
+def _rows(task: str, work: dict[str, Any], found: _Found, gflop: float) -> Iterator[Row]:
+    """``gflop`` is the nominal arithmetic of one picture."""
+    name = _name(task, work)
+    ceiling = median(found.ceiling)
+    speed = {side: median(rates) for side, rates in found.rates.items()}
+    yield {
+        "name": f"{name}, convolutions alone",
+        **_pair(ceiling, None, "GFLOP/s"),
+        "rounds": {"ours": found.ceiling},
+    }
+    for peer, suffix in ((PEER, ""), (PEER_KEPT, ", peer with our allocator setting")):
+        if peer == PEER_KEPT and peer not in speed:
+            continue
+        yield {
+            "name": name + suffix,
+            **_pair(speed[OURS], speed.get(peer), "pictures/s"),
+            "gflops": _pair(speed[OURS] * gflop, _times(speed.get(peer), gflop)),
+            "share_of_ceiling": _pair(speed[OURS] * gflop / ceiling, _times(speed.get(peer), gflop / ceiling)),
+            "difference": _difference(found.outputs.get(OURS), found.outputs.get(peer)),
+            "rounds": {"ours": found.rates[OURS], "peer": found.rates.get(peer, [])},
+        }
+        yield {
+            "name": f"{name}, peak memory" + suffix,
+            **_pair(found.memory[OURS], found.memory.get(peer), "MiB"),
+        }
+
+
+def _name(task: str, work: dict[str, Any]) -> str:
+    return f"{task}/{work['channels']}ch" + (", compiled" if work.get("compiled") else "")
+
+
+def _pair(ours: float | None, peer: float | None, unit: str | None = None) -> dict[str, Any]:
+    ratio = ours / peer if ours is not None and peer else None
+    return {"ours": ours, "peer": peer, "ratio": ratio, **({"unit": unit} if unit else {})}
+
+
+def _times(value: float | None, factor: float) -> float | None:
+    return None if value is None else value * factor
+
+
+def _difference(ours: Any, peer: Any) -> float | None:
+    """The largest difference of the two outputs for the same pictures, times and weights."""
+    return None if peer is None else float(np.abs(ours - peer).max())
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+def works(channels: list[int], compiled: bool, dropout: float) -> tuple[dict[str, Any], ...]:
+    """The paper's CIFAR-10 layout at these widths, plain and, if asked for, compiled as well."""
+    kinds = (False, True) if compiled else (False,)
+    return tuple({"channels": c, "compiled": k, "dropout": dropout} for c, k in itertools.product(channels, kinds))
+
+
+QUICK = Plan(
+    works=({"channels": 32, "channel_mult": (1, 2), "num_res_blocks": 1, "batch": 2},),
+    rounds=1,
+    seconds=0,
+    kept=False,
+)

@@ -1,0 +1,177 @@
+"""The two sides and the work they do: a network call, and a training step. Everything but the network and the average
+of its weights is the same code for both.
+
+* CPU: float32. CUDA: float32 weights, bfloat16 autocast, channels-last memory, cuDNN's own search. Adam is fused.
+* Our side calls ``keep_freed_memory`` on a CPU and packs the network for inference, as our commands do.
+* The peer is ``diffusers.UNet2DModel`` with one head of attention and the paper's constants, averaged by diffusers'
+  own ``EMAModel`` in its faster form (``foreach``); "peer, kept memory" is the same after ``keep_freed_memory``.
+"""
+
+import contextlib
+import functools
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from benchmarks.work import Work
+from fromnoise.interop.diffusers_unet import to_diffusers
+from fromnoise.memory import keep_freed_memory
+from fromnoise.network.packed import pack
+from fromnoise.network.unet import UNet
+from fromnoise.train.ema import Ema
+from fromnoise.train.optimizer import build_optimizer
+from fromnoise.train.settings import TrainSettings
+
+SETTINGS = TrainSettings()  # The paper's: Adam with 2e-4, clipping at 1, EMA 0.9999.
+
+
+class Side(ABC):
+    """A network for one piece of work, with the weights of a file."""
+
+    def __init__(self, work: Work, weights: Path, keep_memory: bool) -> None:
+        self.work = work
+        if keep_memory and work.device == "cpu":
+            keep_freed_memory()
+        network = self.build(work)
+        with safe_open(weights, "pt") as file, torch.no_grad():
+            for name, parameter in network.named_parameters():
+                parameter.copy_(file.get_tensor(name))
+        if work.device == "cuda":
+            torch.backends.cudnn.benchmark = True
+            network = nn.utils.convert_conv2d_weight_memory_format(network.cuda(), torch.channels_last)
+        self.network: nn.Module = network
+
+    @abstractmethod
+    def build(self, work: Work) -> nn.Module:
+        """The network, its weights whatever they are."""
+
+    @abstractmethod
+    def call(self, network: nn.Module, x_t: Tensor, t: Tensor) -> Tensor:
+        """Its output."""
+
+    @abstractmethod
+    def average(self) -> Callable[[], None]:
+        """A running average of all weights: what to call after each step."""
+
+    def for_inference(self) -> nn.Module:
+        """The network as this side would sample with it."""
+        return self.network.eval()
+
+    def compiled(self, network: nn.Module) -> nn.Module:
+        """The network, compiled if the work asks for it."""
+        return torch.compile(network) if self.work.compiled else network  # type: ignore[return-value]
+
+
+class Ours(Side):
+    """fromnoise."""
+
+    def build(self, work: Work) -> nn.Module:
+        """Our U-Net."""
+        return UNet(**work.settings())
+
+    def call(self, network: nn.Module, x_t: Tensor, t: Tensor) -> Tensor:
+        """The tensor as it is."""
+        return network(x_t, t)
+
+    def average(self) -> Callable[[], None]:
+        """Our own."""
+        ema = Ema(self.network, decay=SETTINGS.ema_decay)
+        return lambda: ema.update(self.network)
+
+    def for_inference(self) -> nn.Module:
+        """Packed where that applies."""
+        return pack(self.network.eval())
+
+
+Maker = Callable[[Work, Path], Side]
+
+
+def _ours() -> Maker:
+    return functools.partial(Ours, keep_memory=True)
+
+
+def _peer(keep_memory: bool) -> Maker:
+    from benchmarks.peer import Peer
+
+    return functools.partial(Peer, keep_memory=keep_memory)
+
+
+SIDES: dict[str, Callable[[], Maker]] = {
+    "ours": _ours,
+    "peer": functools.partial(_peer, keep_memory=False),
+    "peer, kept memory": functools.partial(_peer, keep_memory=True),
+}
+"""What loads a side's libraries and answers with what makes the side."""
+
+
+def random_weights(work: Work) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Weights of about the size that training gives them, under our names and under diffusers'."""
+    network, generator = UNet(**work.settings()), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0, parameter[0].numel() ** -0.5, generator=generator)
+    state = network.state_dict()
+    return state, to_diffusers(state, work.settings())
+
+
+def batch(work: Work) -> tuple[Tensor, Tensor]:
+    """Always the same pictures and times: (B, 3, H, W) in [−1, 1] and (B,)."""
+    generator = torch.Generator().manual_seed(1)
+    x_0 = torch.rand((work.batch, 3, work.side, work.side), generator=generator) * 2 - 1
+    t = torch.randint(0, 1000, (work.batch,), generator=generator)
+    if work.device == "cuda":
+        return x_0.to("cuda", memory_format=torch.channels_last), t.cuda()
+    return x_0, t
+
+
+def inference(side: Side) -> Iterator[Tensor]:
+    """Network calls without end; each yields the output."""
+    network = side.compiled(side.for_inference())
+    x_t, t = batch(side.work)
+    while True:
+        with torch.inference_mode(), _precision(side.work):
+            yield side.call(network, x_t, t)
+
+
+def training(side: Side) -> Iterator[Tensor]:
+    """Training steps without end (Ho et al. 2020, algorithm 1); each yields its loss.
+
+    The first is no step: it yields the output for the fixed batch with dropout off, so that sides can be compared.
+    """
+    work = side.work
+    x_0, t = batch(work)
+    with torch.no_grad(), _precision(work):
+        yield side.call(side.network.eval(), x_0, t)
+    network = side.compiled(side.network.train())
+    optimizer = build_optimizer(side.network, SETTINGS)
+    update_average = side.average()
+    alpha_bar = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64).neg().add(1).cumprod(0)
+    signal, sigma = (table.sqrt().float().to(work.device) for table in (alpha_bar, 1 - alpha_bar))
+    while True:
+        t = torch.randint(0, 1000, (work.batch,), device=work.device)
+        eps = torch.randn_like(x_0)
+        x_t = signal[t][:, None, None, None] * x_0 + sigma[t][:, None, None, None] * eps
+        with _precision(work):
+            output = side.call(network, x_t, t)
+        loss = F.mse_loss(output.float(), eps)
+        loss.backward()
+        nn.utils.clip_grad_norm_(side.network.parameters(), SETTINGS.clip)
+        optimizer.step()
+        optimizer.zero_grad()
+        update_average()
+        yield loss.detach()
+
+
+TASKS: dict[str, Callable[[Side], Iterator[Tensor]]] = {"train": training, "inference": inference}
+
+
+def _precision(work: Work) -> contextlib.AbstractContextManager[object]:
+    if work.device == "cuda":
+        return torch.autocast("cuda", dtype=torch.bfloat16)
+    return contextlib.nullcontext()

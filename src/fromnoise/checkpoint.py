@@ -1,0 +1,225 @@
+"""How a run lies on disk; no other file knows.
+
+    RUN/config.toml                     the resolved settings
+    RUN/metrics.jsonl                   one line a report
+    RUN/samples/000050000.png           grids, by pictures seen
+    RUN/checkpoints/000050000/          model, ema, optimizer (.safetensors) and state.json
+
+A checkpoint is written aside, synced, and renamed: it is whole or absent. ``state.json`` holds the size and the SHA-256
+of every file, so that damage is noticed before anything is built on it. Nothing here reads or writes a pickle.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from fromnoise.errors import FromnoiseError
+
+FORMAT = "fromnoise-1"
+_FILES = ("model", "ema", "optimizer")
+
+
+class Damaged(FromnoiseError):
+    """A file is not what it should be."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The paths of a run, and how its files are written and read. Nothing is made before it is needed."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved settings."""
+        return self.path / "config.toml"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object a line."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """One folder a checkpoint, named by pictures seen."""
+        return self.path / "checkpoints"
+
+    def sample(self, images: int) -> Path:
+        """The grid made after so many pictures."""
+        return self.path / "samples" / f"{images:09d}.png"
+
+    def start(self, config: str) -> None:
+        """Make the folder and write the settings. Left-overs of writes that were cut off are removed."""
+        with explained(f"cannot write to {self.path}"):
+            self.path.mkdir(parents=True, exist_ok=True)
+            _write_whole(self.config, config.encode())
+            for left_over in self.checkpoints.glob(".writing-*"):
+                shutil.rmtree(left_over)
+
+    def save(self, images: int, tensors: Mapping[str, Mapping[str, Tensor]], state: dict[str, Any], config: str) -> Path:
+        """Write a checkpoint: ``tensors`` by file (model, ema, optimizer), ``state`` a small JSON object.
+
+        Raises ``FromnoiseError`` if the disk is full or refuses; earlier checkpoints are untouched then.
+        """
+        final = self.checkpoints / f"{images:09d}"
+        aside = self.checkpoints / f".writing-{final.name}-{os.getpid()}"
+        with explained(f"could not write the checkpoint {final}; the earlier ones are untouched"):
+            try:
+                shutil.rmtree(aside, ignore_errors=True)
+                aside.mkdir(parents=True)
+                files = {}
+                for name in _FILES:
+                    file = aside / f"{name}.safetensors"
+                    write_weights(file, tensors[name], config=config, images=images, what=name)
+                    files[file.name] = {"bytes": file.stat().st_size, "sha256": _digest(file)}
+                record = {"format": FORMAT, "images": images, "files": files, "state": state}
+                _write_whole(aside / "state.json", json.dumps(record, indent=1).encode())
+                _sync(aside)
+                if final.exists():  # Only after a damaged one was passed over, or nothing was trained in between.
+                    shutil.rmtree(final)
+                os.rename(aside, final)
+                _sync(self.checkpoints)
+            finally:
+                shutil.rmtree(aside, ignore_errors=True)
+        return final
+
+    def prune(self, keep: int) -> None:
+        """Remove all but the newest ``keep`` checkpoints."""
+        for old in self._newest_first()[keep:]:
+            shutil.rmtree(old, ignore_errors=True)
+
+    def latest(self) -> "tuple[Checkpoint | None, list[Damaged]]":
+        """The newest checkpoint that verifies, or ``None``, and what was wrong with the newer ones."""
+        damaged: list[Damaged] = []
+        for folder in self._newest_first():
+            try:
+                return Checkpoint.open(folder), damaged
+            except Damaged as error:
+                damaged.append(error)
+        return None, damaged
+
+    def append_metrics(self, line: dict[str, Any]) -> None:
+        """Add one line."""
+        with explained(f"cannot write to {self.metrics}"), self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def rewind_metrics(self, images: int) -> None:
+        """Drop the lines of steps that a resumed run will do again, and a last line that was cut off."""
+        if not self.metrics.exists():
+            return
+        kept = []
+        for line in self.metrics.read_bytes().splitlines(keepends=True):
+            with contextlib.suppress(ValueError):
+                if line.endswith(b"\n") and json.loads(line)["images"] <= images:
+                    kept.append(line)
+        with explained(f"cannot write to {self.metrics}"):
+            _write_whole(self.metrics, b"".join(kept))
+
+    def _newest_first(self) -> list[Path]:
+        if not self.checkpoints.is_dir():
+            return []
+        return sorted((p for p in self.checkpoints.iterdir() if p.name.isdigit()), key=lambda p: -int(p.name))
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint whose files were found whole."""
+
+    path: Path
+    images: int
+    state: dict[str, Any]
+
+    @staticmethod
+    def open(folder: Path) -> "Checkpoint":
+        """Check sizes and digests. Raises :class:`Damaged` naming the first file that is wrong."""
+        try:
+            record = json.loads((folder / "state.json").read_text())
+            files, images, state = record["files"], int(record["images"]), record["state"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise Damaged(f"checkpoint {folder}: state.json is missing or damaged") from error
+        for name in (f"{stem}.safetensors" for stem in _FILES):
+            file = folder / name
+            wanted = files.get(name, {})
+            if not file.is_file() or file.stat().st_size != wanted.get("bytes") or _digest(file) != wanted.get("sha256"):
+                raise Damaged(f"checkpoint {folder}: {name} is missing or damaged")
+        return Checkpoint(folder, images, state)
+
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
+        """Everything that was saved, by file."""
+        return {name: read_weights(self.path / f"{name}.safetensors")[0] for name in _FILES}
+
+    def file(self, name: str) -> Path:
+        """The path of one of its files: model, ema or optimizer."""
+        return self.path / f"{name}.safetensors"
+
+
+def write_weights(path: Path, tensors: Mapping[str, Tensor], *, config: str, images: int, what: str) -> None:
+    """One safetensors file that carries its settings, synced to disk."""
+    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    metadata = {"format": FORMAT, "what": what, "images": str(images), "config": config}
+    try:
+        safetensors.torch.save_file(plain, path, metadata=metadata)
+    except safetensors.SafetensorError as error:  # Raised in place of OSError when the disk is full.
+        raise OSError(str(error)) from error
+    _sync(path)
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a file of ours. Raises :class:`Damaged` if it is damaged or somebody else's."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except FileNotFoundError as error:
+        raise Damaged(f"{path} is not there") from error
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise Damaged(f"{path} is not a whole safetensors file: {' '.join(str(error).split())}") from error
+    if metadata.get("format") != FORMAT or "config" not in metadata:
+        raise Damaged(f"{path} was not written by fromnoise: it carries no settings, so the network is unknown")
+    return tensors, metadata
+
+
+@contextlib.contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Turns the operating system's errors into one line about ``what``."""
+    try:
+        yield
+    except OSError as error:
+        raise FromnoiseError(f"{what}: {error.strerror or ' '.join(str(error).split())}") from error
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with aside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+        _sync(path.parent)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,133 @@
+"""The command line: arguments in, events printed.
+
+Exit codes: 0 done, 1 failed, 2 wrong use, 130 interrupted (after saving). With --json, stdout has one JSON object and
+nothing else. torch is imported only when a verb runs, so that --help answers at once.
+"""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from fromnoise import __version__
+from fromnoise.errors import FromnoiseError, WrongUse, nearest
+
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    try:
+        args = _parser().parse_args(words)
+        if args.verb is None:
+            _parser().print_help()
+            return 0
+        verb = importlib.import_module("fromnoise.verb")  # Only now, for it brings torch.
+        return getattr(verb, args.verb)(args, words)
+    except KeyboardInterrupt:
+        _complain("interrupted")
+        return INTERRUPTED
+    except BrokenPipeError:
+        return 1
+    except Exception as error:
+        if debug:
+            raise
+        known = error if isinstance(error, FromnoiseError) else _out_of_memory(error)
+        if known is not None:
+            _complain(str(known))
+            return known.exit_code
+        _complain(f"{type(error).__name__}: {' '.join(str(error).split())} (a fault of fromnoise; --debug shows where)")
+        return 1
+
+
+def _complain(text: str) -> None:
+    print(f"fromnoise: {text}", file=sys.stderr, flush=True)
+
+
+def _out_of_memory(error: Exception) -> FromnoiseError | None:
+    text = str(error)
+    if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
+        return FromnoiseError(
+            "not enough memory: raise train.accumulate (--set train.accumulate=4 keeps the batch and needs a quarter), "
+            "lower train.batch_size, or for sampling --batch-size"
+        )
+    return None
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse whose complaints are one line, with the nearest known option or verb."""
+
+    def error(self, message: str) -> NoReturn:
+        raise WrongUse(f"{message} ({self.prog} --help)")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            raise argparse.ArgumentError(action, f"{value!r} is not known; {nearest(str(value), action.choices)}")
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        found, rest = self.parse_known_args(args, namespace)
+        if rest:
+            verbs: dict[str, argparse.ArgumentParser] = getattr(self, "verbs", {})
+            parser = verbs.get(getattr(found, "verb", ""), self)
+            known = [word for action in parser._actions for word in action.option_strings]
+            first = rest[0].partition("=")[0]
+            hint = f"; {nearest(first, known)}" if first.startswith("-") else ""
+            raise WrongUse(f"unexpected {first!r}{hint} ({parser.prog} --help)")
+        return found
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
+        prog="fromnoise", description="Pictures from noise: train, sample and score diffusion models.", allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=f"fromnoise {__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", parser_class=_Parser)
+
+    demo = _verb(verbs, "demo", "the embedded digits: train, sample, score, in minutes on a CPU")
+    demo.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="RUN", help="run folder (runs/demo)")
+    _settings(demo)
+
+    train = _verb(verbs, "train", "train on a folder of pictures; goes on by itself if RUN exists")
+    train.add_argument("data", metavar="DATA", help='a folder of pictures, or "digits"')
+    train.add_argument("--out", type=Path, metavar="RUN", help="run folder (runs/ and the name of DATA)")
+    train.add_argument("--preset", metavar="P", help="a shipped preset or a .toml file (chosen by the pictures' size)")
+    train.add_argument("--resolution", metavar="N|HxW", help="size of the pictures in pixels (what most of them fill)")
+    train.add_argument("--classes", action="store_true", help="sub-folders are classes")
+    train.add_argument("--flip", action="store_true", help="mirror every second picture, by chance")
+    train.add_argument("--strict", action="store_true", help="refuse unreadable pictures instead of skipping them")
+    length = train.add_mutually_exclusive_group()
+    length.add_argument("--steps", type=int, metavar="N", help="length of the run in optimizer steps")
+    length.add_argument("--epochs", type=float, metavar="N", help="length in passes over the data")
+    length.add_argument("--images", type=int, metavar="N", help="length in pictures seen")
+    _settings(train)
+
+    sample = _verb(verbs, "sample", "draw pictures from a run folder or a .safetensors file")
+    sample.add_argument("run_path", type=Path, metavar="RUN|FILE", help="a run folder, or one of its .safetensors files")
+    sample.add_argument("--out", type=Path, metavar="PATH", help="a .png grid, an .npz, or a folder (needed)")
+    sample.add_argument("-n", type=int, default=64, metavar="N", help="how many pictures (64)")
+    sample.add_argument("--steps", type=int, metavar="K", help="steps of the sampler (as trained: 1000)")
+    sample.add_argument("--variance", choices=["small", "large"], help="the fixed variance of a step (the run's)")
+    sample.add_argument("--seed", type=int, default=0, metavar="I", help="seed of the first picture (0)")
+    sample.add_argument("--label", metavar="L[,L…]", help="class names or numbers, taken in turn (all of them)")
+    sample.add_argument("--batch-size", type=int, default=64, metavar="B", help="pictures at a time (64)")
+    sample.add_argument("--weights", choices=["ema", "model"], default="ema", help="averaged weights or the last ones")
+    sample.add_argument("--overwrite", action="store_true", help="replace PATH if it exists")
+    _settings(sample)
+    parser.verbs = verbs.choices  # type: ignore[attr-defined]
+    return parser
+
+
+def _verb(verbs: Any, name: str, text: str) -> argparse.ArgumentParser:
+    parser = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False)
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def _settings(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, mps (the GPU if there is one)")
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="any other setting")

@@ -1,0 +1,342 @@
+"""The tree of settings: TOML in, objects out. The only table from names to classes is here.
+
+A setting is found by its section and key; ``kind`` picks the class of a section, and the other keys are its fields.
+Everything is checked when it is read; an unknown key is refused with the nearest known one.
+"""
+
+import dataclasses
+import importlib.resources
+import inspect
+import tomllib
+import types
+import typing
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pydantic
+import tomli_w
+import torch
+from torch import nn
+
+from fromnoise import schedule as schedules
+from fromnoise.codec import Codec, Pixels
+from fromnoise.denoiser import Clip, Denoiser
+from fromnoise.errors import WrongUse, nearest
+from fromnoise.ladder import All, Spacing, Strided
+from fromnoise.network import UNet
+from fromnoise.objective import Even, Objective, Times, UniformSteps, Weighting
+from fromnoise.parameterization import Epsilon, Parameterization, Sample, Velocity
+from fromnoise.pipeline import Pipeline
+from fromnoise.sampler import Ancestral, Sampler
+from fromnoise.schedule import DiscreteSchedule, Linear, Schedule
+from fromnoise.train.settings import TrainSettings
+from fromnoise.transition import Large, LearnedRange, Small, Variance
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """[data]: which pictures, and what the network sees of them."""
+
+    path: str = "digits"
+    """A folder, or "digits" for the embedded ones."""
+    height: int | None = None
+    """In pixels; left out, a size that fits the pictures."""
+    width: int | None = None
+    """In pixels; left out, as the height."""
+    channels: int | None = None
+    """1, 3 or 4; left out, 1 if all pictures looked at are grey, else 3."""
+    background: tuple[int, int, int] = (255, 255, 255)
+    """What transparent pictures are laid over, unless channels = 4."""
+    classes: bool = False
+    """Whether the sub-folders are classes. The embedded digits always have theirs."""
+    class_names: tuple[str, ...] = ()
+    """Found in the data; saved with the run."""
+    held_out: float = 0.0
+    """Share of the pictures, of every class alike, that training does not see and scores are taken against."""
+    strict: bool = False
+    """Refuse a folder with unreadable pictures, where they are otherwise skipped."""
+
+
+class NetworkSettings(ABC):
+    """[network]: which network, and of what size."""
+
+    @abstractmethod
+    def build(self, in_channels: int, out_channels: int, size: tuple[int, int], num_classes: int) -> nn.Module:
+        """The network, freshly initialised, for pictures of ``size`` (height, width)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UNetSettings(NetworkSettings):
+    """The paper's U-Net; the defaults are those for CIFAR-10."""
+
+    model_channels: int = 128
+    num_res_blocks: int = 2
+    attention_resolutions: tuple[int, ...] = (16,)
+    channel_mult: tuple[int, ...] = (1, 2, 2, 2)
+    dropout: float = 0.0
+
+    def build(self, in_channels: int, out_channels: int, size: tuple[int, int], num_classes: int) -> nn.Module:
+        """Raises ``WrongUse`` for settings that describe no network, and for a size its levels do not divide."""
+        step = 2 ** (len(self.channel_mult) - 1)
+        for name, side in zip(("height", "width"), size, strict=True):
+            if side % step or side < step:
+                near = sorted({max(step, side // step * step), side // step * step + step})
+                raise WrongUse(
+                    f"[data] {name} = {side}: the network's {len(self.channel_mult)} levels need a multiple of {step}; "
+                    f"take {' or '.join(str(n) for n in near)}"
+                )
+        try:
+            return UNet(in_channels, out_channels, **_fields(self), resolution=min(size), num_classes=num_classes)
+        except ValueError as error:
+            raise WrongUse(f"[network] {error}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingSettings:
+    """[sampling]: how the model is sampled unless told otherwise."""
+
+    sampler: Sampler[Any] = field(default_factory=Ancestral)
+    spacing: Spacing = field(default_factory=All)
+    clip: float = 1.0
+    """x_0 is kept within ± this; 0 for no limit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Every setting of a run, checked."""
+
+    data: DataSettings = field(default_factory=DataSettings)
+    codec: Codec = field(default_factory=Pixels)
+    network: NetworkSettings = field(default_factory=UNetSettings)
+    schedule: Schedule = field(default_factory=Linear)
+    parameterization: Parameterization = field(default_factory=Epsilon)
+    objective: Objective = field(default_factory=Objective)
+    sampling: SamplingSettings = field(default_factory=SamplingSettings)
+    train: TrainSettings = field(default_factory=TrainSettings)
+
+
+TABLES: dict[type, dict[str, type]] = {
+    Codec: {"pixels": Pixels},
+    NetworkSettings: {"unet": UNetSettings},
+    Schedule: {
+        "linear": Linear,
+        "quad": schedules.Quad,
+        "constant": schedules.Constant,
+        "cosine": schedules.Cosine,
+        "scaled_linear": schedules.ScaledLinear,
+        "sigmoid": schedules.Sigmoid,
+        "given": schedules.Given,
+        "zero_terminal_snr": schedules.ZeroTerminalSNR,
+    },
+    Parameterization: {
+        "epsilon": Epsilon,
+        "sample": Sample,
+        "velocity": Velocity,
+    },
+    Variance: {
+        "small": Small,
+        "large": Large,
+        "learned_range": LearnedRange,
+    },
+    Spacing: {"all": All, "strided": Strided},
+    Sampler: {"ancestral": Ancestral},
+    Times: {"uniform_steps": UniformSteps},
+    Weighting: {"even": Even},
+}
+TABLES[DiscreteSchedule] = TABLES[Schedule]
+
+
+def parse(tree: Mapping[str, Any], source: str) -> Config:
+    """A tree of plain values, as TOML gives it -> :class:`Config`. ``source`` is named in complaints.
+
+    Raises ``WrongUse``, one line, for an unknown section, key or kind, a wrong type, and values that make no sense.
+    """
+    return _object(Config, tree, "", source)
+
+
+def to_tree(config: Config) -> dict[str, Any]:
+    """The inverse of :func:`parse`; settings left out (``None``) stay out."""
+    return _plain(config, Config)
+
+
+def to_toml(config: Config) -> str:
+    """The resolved settings as a file."""
+    return tomli_w.dumps(to_tree(config))
+
+
+def read_toml(text: str, source: str) -> dict[str, Any]:
+    """TOML -> a tree. Raises ``WrongUse`` naming the place of a mistake."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise WrongUse(f"{source} is not valid TOML: {error}") from error
+
+
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """``above`` wins, table by table. A table with another ``kind`` replaces the one below as a whole."""
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        if isinstance(old, Mapping) and isinstance(value, Mapping) and value.get("kind", old.get("kind")) == old.get("kind"):
+            merged[key] = merge(old, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def assignment(text: str) -> dict[str, Any]:
+    """"train.lr=1e-4" -> a tree. The value is TOML, or else a plain word. Raises ``WrongUse``."""
+    key, equals, value = text.partition("=")
+    parts = key.strip().split(".")
+    if not equals or len(parts) < 2 or not all(parts):
+        raise WrongUse(f"--set {text}: should look like section.key=value, for one --set train.lr=1e-4")
+    try:
+        tree: Any = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        tree = value.strip()
+    for part in reversed(parts):
+        tree = {part: tree}
+    return tree
+
+
+def presets() -> list[str]:
+    """The names of the presets that are shipped."""
+    folder = importlib.resources.files("fromnoise") / "presets"
+    return sorted(file.name.removesuffix(".toml") for file in folder.iterdir() if file.name.endswith(".toml"))
+
+
+def preset(name: str) -> dict[str, Any]:
+    """The tree of a shipped preset, or of a TOML file given by its path. Raises ``WrongUse`` if there is none."""
+    if name.endswith(".toml"):
+        try:
+            return read_toml(Path(name).read_text(encoding="utf-8"), name)
+        except (OSError, UnicodeDecodeError) as error:
+            raise WrongUse(f"cannot read the settings in {name}: {error}") from error
+    if name not in presets():
+        raise WrongUse(f"there is no preset {name!r}; {nearest(name, presets())}")
+    file = importlib.resources.files("fromnoise") / "presets" / f"{name}.toml"
+    return read_toml(file.read_text(encoding="utf-8"), f"preset {name}")
+
+
+_AUTOMATIC = ((12, "digits"), (24, "small16"), (48, "small32"), (96, "small64"), (192, "small128"))
+
+
+def preset_for(side: int) -> str:
+    """The preset for pictures with this short side in pixels, when none is named."""
+    return next((name for limit, name in _AUTOMATIC if side < limit), "celebahq256")
+
+
+def build_network(config: Config) -> nn.Module:
+    """The network that the resolved settings describe, freshly initialised from the run's seed."""
+    data = config.data
+    if data.height is None or data.width is None or data.channels is None:
+        raise WrongUse("[data] height, width and channels must be known before the network can be built")
+    doubled = 2 if _variance(config) is LearnedRange else 1
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.train.seed)
+        return config.network.build(
+            data.channels, doubled * data.channels, (data.height, data.width), len(data.class_names)
+        )
+
+
+def build_denoiser(config: Config, network: nn.Module, *, training: bool) -> Denoiser:
+    """Clipping belongs to sampling, lower precision to training. Raises ``WrongUse`` for parts that do not fit."""
+    clip = None if training or not config.sampling.clip else Clip(limit=config.sampling.clip)
+    precision: torch.dtype = getattr(torch, config.train.precision)
+    autocast = precision if training and precision != torch.float32 else None
+    try:
+        return Denoiser(network, config.schedule, config.parameterization, clip=clip, autocast=autocast)
+    except ValueError as error:
+        raise WrongUse(str(error)) from error
+
+
+def build_pipeline(config: Config, network: nn.Module) -> Pipeline:
+    """The trained thing."""
+    data, sampling = config.data, config.sampling
+    assert data.channels is not None and data.height is not None and data.width is not None
+    return Pipeline(
+        denoiser=build_denoiser(config, network, training=False),
+        codec=config.codec,
+        shape=(data.channels, data.height, data.width),
+        sampler=sampling.sampler,
+        spacing=sampling.spacing,
+        classes=data.class_names,
+    )
+
+
+def _variance(config: Config) -> type:
+    return type(getattr(config.sampling.sampler, "variance", None))
+
+
+def _fields(settings: Any) -> dict[str, Any]:
+    return {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}
+
+
+def _object(wanted: Any, value: Any, where: str, source: str) -> Any:
+    """A plain value -> what the annotation ``wanted`` asks for."""
+    table = _table(wanted)
+    if table is None and not dataclasses.is_dataclass(wanted):
+        return _leaf(wanted, value, where, source)
+    label = f"[{where}] " if where else ""
+    if table is not None and isinstance(value, str):
+        value = {"kind": value}  # `weighting = "even"` is short for a table with nothing but its kind.
+    if not isinstance(value, Mapping):
+        raise WrongUse(f"{source}: {label}should be a table of settings, not {value!r}")
+    rest = dict(value)
+    if table is not None:
+        kind = rest.pop("kind", None)
+        if kind is None:
+            kind = next(iter(table))
+        if kind not in table:
+            raise WrongUse(f"{source}: {label}kind = {kind!r} is not known; {nearest(str(kind), table)}")
+        wanted = table[kind]
+    hints = typing.get_type_hints(wanted)
+    names = [f.name for f in dataclasses.fields(wanted)]
+    for key in rest:
+        if key not in names:
+            what = "section" if not where else "key"
+            raise WrongUse(f"{source}: {label}{key}: no such {what}; {nearest(key, names)}")
+    made = {key: _object(hints[key], item, f"{where}.{key}" if where else key, source) for key, item in rest.items()}
+    missing = [
+        f.name
+        for f in dataclasses.fields(wanted)
+        if f.name not in made and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise WrongUse(f"{source}: {label}{missing[0]} is missing")
+    try:
+        return wanted(**made)
+    except WrongUse as error:
+        raise WrongUse(f"{source}: {error}") from error
+    except ValueError as error:
+        raise WrongUse(f"{source}: {label}{error}") from error
+
+
+def _table(wanted: Any) -> dict[str, type] | None:
+    return TABLES.get(typing.get_origin(wanted) or wanted) if not isinstance(wanted, types.UnionType) else None
+
+
+def _leaf(wanted: Any, value: Any, where: str, source: str) -> Any:
+    try:
+        return pydantic.TypeAdapter(wanted).validate_python(value, strict=False)
+    except pydantic.ValidationError as error:
+        complaint = error.errors(include_url=False)[0]["msg"]
+        complaint = complaint.removeprefix("Input ")
+        section, _, key = where.rpartition(".")
+        raise WrongUse(f"{source}: [{section}] {key} = {value!r}: {complaint}") from error
+
+
+def _plain(value: Any, wanted: Any = None) -> Any:
+    """An object -> plain values, with ``kind`` where the annotation leaves the class open."""
+    if dataclasses.is_dataclass(value) and not inspect.isclass(value):
+        hints = typing.get_type_hints(type(value))
+        tree = {name: _plain(item, hints[name]) for name, item in _fields(value).items() if item is not None}
+        table = _table(wanted)
+        if table is not None:
+            kind = next(name for name, cls in table.items() if cls is type(value))
+            tree = {"kind": kind, **tree}
+        return tree
+    return list(value) if isinstance(value, tuple) else value

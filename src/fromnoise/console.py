@@ -1,0 +1,126 @@
+"""How events look to a person: a bar on a terminal, a line every ten seconds in a log. All of it goes to stderr."""
+
+import sys
+import time
+from collections.abc import Iterable
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from fromnoise.task.demo import Scored
+from fromnoise.task.sample import Drawing, Drawn, SampleEvent
+from fromnoise.task.train import Ended, Measured, Saved, Started, Trained, TrainEvent
+
+_EVERY = 10.0  # seconds between two lines of a log
+
+
+class Meter:
+    """A bar for work whose length is known; in a pipe, one plain line every ten seconds."""
+
+    def __init__(self, what: str, total: int, done: int = 0) -> None:
+        self.console = Console(stderr=True)
+        self._what, self._total, self._start, self._done = what, total, done, done
+        self._live = self.console.is_terminal
+        self._began = self._spoke = time.monotonic()
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not self._live,
+        )
+        self._task: TaskID = self._progress.add_task(what, total=total, completed=done, note="")
+
+    def __enter__(self) -> "Meter":
+        self._progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._progress.stop()
+
+    def show(self, done: int, note: str = "") -> None:
+        """``done`` of the total is done."""
+        self._done = done
+        self._progress.update(self._task, completed=done, note=note)
+        now = time.monotonic()
+        if not self._live and now - self._spoke >= _EVERY:
+            self._spoke = now
+            rate = (done - self._start) / (now - self._began)
+            left = _clock((self._total - done) / rate) if rate else "unknown"
+            say(f"{self._what} {done}/{self._total}{'  ' + note if note else ''}  {left} left")
+
+    def say(self, text: str) -> None:
+        """A line above the bar."""
+        if self._live:
+            self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        else:
+            say(text)
+
+
+def say(text: str) -> None:
+    """A line on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def follow(events: Iterable[TrainEvent | SampleEvent | Scored]) -> TrainEvent | SampleEvent | Scored | None:
+    """Show the events of a task as they come; returns the last one."""
+    last: TrainEvent | SampleEvent | Scored | None = None
+    meter: Meter | None = None
+    note = ""
+    try:
+        for last in events:
+            if isinstance(last, Started):
+                _introduce(last)
+                meter = _begin(meter, "training", last.steps, last.step)
+            elif isinstance(last, Measured):
+                rate = last.line["images_per_second"]
+                note = f"loss {last.line['loss']:.4f}, {rate:.4g} pictures/s"
+            elif isinstance(last, Trained) and meter is not None:
+                meter.show(last.report.step, note)
+            elif isinstance(last, Saved) and meter is not None:
+                meter.say(f"saved {last.path}")
+            elif isinstance(last, Drawing):
+                if meter is None or last.done == 1:
+                    meter = _begin(meter, "sampling", last.total)
+                meter.show(last.done)
+            elif isinstance(last, Ended | Drawn) and meter is not None:
+                meter = _end(meter)
+    finally:
+        _end(meter)
+    return last
+
+
+def _begin(before: Meter | None, what: str, total: int, done: int = 0) -> Meter:
+    _end(before)
+    return Meter(what, total, done).__enter__()
+
+
+def _end(meter: Meter | None) -> None:
+    if meter is not None:
+        meter.__exit__(None, None, None)
+
+
+def _introduce(started: Started) -> None:
+    data = started.config.data
+    for warning in started.warnings:
+        say(f"fromnoise: {warning}")
+    if started.skipped:
+        say(f"fromnoise: skipped {len(started.skipped)} unreadable pictures, the first: {started.skipped[0]}")
+    classes = f", {len(data.class_names)} classes" if data.class_names else ""
+    say(
+        f"{started.pictures:,} pictures as {data.height}x{data.width}x{data.channels}{classes}; network of "
+        f"{started.parameters:,} parameters on {started.device}; run folder {started.run}"
+    )
+    if started.step >= started.steps:
+        say(f"the run is at its end: {started.step:,} steps, {started.images:,} pictures seen")
+    elif started.step:
+        say(f"going on at step {started.step:,} of {started.steps:,} ({started.images:,} pictures seen)")
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,94 @@
+"""The trained thing as a whole: from seeds to finished pictures."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fromnoise.codec import Codec
+from fromnoise.denoiser import Denoiser
+from fromnoise.errors import WrongUse
+from fromnoise.ladder import Spacing
+from fromnoise.network.packed import pack
+from fromnoise.noise import SeededNoise
+from fromnoise.sampler import Sampler, Step, trajectory
+from fromnoise.types import ImageArray, Images, Shape
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pipeline:
+    """A denoiser, the codec of its pictures, their shape, and how it is sampled unless told otherwise.
+
+    ``shape`` is that of x_0, (C, H, W); ``classes`` are the names of the labels, empty for a model without.
+    """
+
+    denoiser: Denoiser
+    codec: Codec
+    shape: Shape
+    sampler: Sampler[Any]
+    spacing: Spacing
+    classes: tuple[str, ...] = ()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.denoiser.parameters()).device
+
+    def ready(self) -> "Pipeline":
+        """For inference: dropout off, and on the CPU the weights packed. Weights changed later are not seen."""
+        d = self.denoiser
+        network = pack(d.network.eval())
+        denoiser = Denoiser(network, d.schedule, d.parameterization, clip=d.clip, autocast=d.autocast).eval()
+        return replace(self, denoiser=denoiser)
+
+    def stream(self, seeds: Sequence[int], labels: Sequence[int] | None = None) -> Iterator[Step]:
+        """One batch, one picture a seed, step by step. ``labels`` has one class number a picture.
+
+        Picture k depends on its seed and label alone, not on the batch. Raises ``WrongUse`` for labels that do not fit.
+        """
+        noise = SeededNoise(seeds, self.shape, self.device)
+        condition: dict[str, Tensor] = {}
+        if labels is not None:
+            condition["label"] = torch.tensor(self._checked(labels, len(seeds)), device=self.device)
+        schedule = self.denoiser.schedule
+        start = schedule(schedule.horizon).sigma.item() * noise()
+        yield from trajectory(
+            self.sampler, self.denoiser, schedule, self.spacing.ladder(schedule), start, noise, **condition
+        )
+
+    def decode(self, x_0: Tensor) -> Images:
+        """x_0 -> uint8 (B, C, H, W) on the CPU."""
+        return self.codec.decode(x_0).cpu()
+
+    def sample(
+        self, n: int = 16, *, seed: int = 0, labels: int | Sequence[int] | None = None, batch_size: int = 64
+    ) -> ImageArray:
+        """``n`` finished pictures, uint8 (n, H, W, C), of the seeds ``seed``, ``seed`` + 1, ….
+
+        ``labels`` is one class number for all, or one each. Raises ``WrongUse`` for labels the model does not know.
+        """
+        if n < 1 or batch_size < 1:
+            raise WrongUse(f"n = {n} and batch_size = {batch_size} must both be at least 1")
+        each = [labels] * n if isinstance(labels, int) else labels
+        if each is not None:
+            self._checked(each, n)
+        ready, parts = self.ready(), []
+        for start in range(0, n, batch_size):
+            stop = min(start + batch_size, n)
+            for step in ready.stream(range(seed + start, seed + stop), None if each is None else each[start:stop]):
+                x = step.x
+            parts.append(ready.decode(x))
+        return np.ascontiguousarray(torch.cat(parts).permute(0, 2, 3, 1).numpy())
+
+    def _checked(self, labels: Sequence[int], n: int) -> list[int]:
+        if not self.classes:
+            raise WrongUse("this model was trained without classes, so it takes no label")
+        if len(labels) != n:
+            raise WrongUse(f"{n} pictures need {n} labels, not {len(labels)}")
+        for label in labels:
+            if not 0 <= label < len(self.classes):
+                raise WrongUse(f"label {label} is out of range: this model knows 0 to {len(self.classes) - 1}")
+        return [int(label) for label in labels]

@@ -1,0 +1,1 @@
+"""What the product does: settings in, typed events out. Nothing here prints."""

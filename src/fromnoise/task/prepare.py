@@ -1,0 +1,91 @@
+"""From what a person typed to settled settings and loaded pictures."""
+
+import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from fromnoise.config import Config, merge, parse, preset, preset_for
+from fromnoise.data import Dataset, Fit, Source, Unreadable, auto_channels, load, open_source, stratified_split
+from fromnoise.errors import WrongUse
+
+_LENGTHS = {"steps", "epochs", "images"}
+_SIDES = (8, 16, 32, 64)
+_LOOK = 32
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Settled settings, the pictures to train on, and those held out (``None`` if none are)."""
+
+    config: Config
+    training: Dataset
+    held_out: Dataset | None
+
+
+def settle(tree: Mapping[str, Any], *, preset_name: str | None, source: str) -> tuple[Config, Source]:
+    """Settings in which nothing about the pictures is left open, and the opened source.
+
+    ``tree`` has what the person said; it wins over the preset. Without a preset, one is chosen by the size of the
+    pictures, and without a size, the largest of 8, 16, 32 and 64 pixels that most of them reach. Raises ``WrongUse``.
+    """
+    base = preset(preset_name) if preset_name else {}
+    data = parse({"data": merge(base, tree).get("data", {})}, source).data
+    pictures = open_source(data.path, classes=data.classes)
+    height = data.height or data.width or _side(pictures)
+    width = data.width or height
+    if not preset_name:
+        base = preset(preset_for(min(height, width)))
+    if _LENGTHS & tree.get("train", {}).keys():  # One length replaces another, not only its namesake.
+        base = {**base, "train": {k: v for k, v in base.get("train", {}).items() if k not in _LENGTHS}}
+    found = {
+        "height": height,
+        "width": width,
+        "channels": data.channels or auto_channels(pictures),
+        "class_names": list(pictures.classes),
+    }
+    return parse(merge(merge(base, tree), {"data": found}), source), pictures
+
+
+def read_pictures(
+    config: Config, source: Source, progress: Callable[[int, int], None] | None = None
+) -> tuple[Dataset, Dataset | None]:
+    """Decode everything; split off what is held out. ``progress`` gets (done, total). Raises ``WrongUse``."""
+    data = config.data
+    assert data.height is not None and data.width is not None and data.channels is not None
+    fit = Fit(height=data.height, width=data.width, channels=data.channels, background=data.background)
+    everything = load(source, fit, strict=data.strict, progress=progress)
+    if not data.held_out:
+        return everything, None
+    labels = np.zeros(len(everything), int) if everything.labels is None else everything.labels.numpy()
+    training, held_out = stratified_split(labels, held_out=data.held_out)
+    return everything.subset(training), everything.subset(held_out)
+
+
+def prepare(
+    tree: Mapping[str, Any],
+    *,
+    preset_name: str | None,
+    source: str = "the settings",
+    progress: Callable[[int, int], None] | None = None,
+) -> Prepared:
+    """:func:`settle`, then :func:`read_pictures`."""
+    config, pictures = settle(tree, preset_name=preset_name, source=source)
+    training, held_out = read_pictures(config, pictures, progress)
+    if training.labels is not None and len(training.classes) < 2:
+        raise WrongUse(f"{config.data.path} has only one class ({training.classes[0]}): train without classes")
+    if training.labels is None:
+        config = replace(config, data=replace(config.data, class_names=()))
+    return Prepared(config, training, held_out)
+
+
+def _side(pictures: Source) -> int:
+    """The largest usual side that at least half of the pictures looked at can fill without being enlarged."""
+    sides = []
+    for index in np.unique(np.linspace(0, len(pictures) - 1, min(_LOOK, len(pictures))).astype(int)):
+        with contextlib.suppress(Unreadable):  # Loading will name it.
+            sides.append(min(pictures.read(int(index)).shape[:2]))
+    typical = float(np.median(sides)) if sides else _SIDES[-1]
+    return max((side for side in _SIDES if side <= typical), default=_SIDES[0])

@@ -1,0 +1,27 @@
+"""What holds for every test: no network, no screen, the same random numbers in any order, one thread a worker."""
+
+import os
+
+UNDER_XDIST = "PYTEST_XDIST_WORKER" in os.environ
+
+# Before torch and matplotlib are imported, and so that the commands which tests start inherit them.
+os.environ["MPLBACKEND"] = "Agg"
+os.environ["HF_HUB_OFFLINE"] = "1"
+if UNDER_XDIST:  # as many workers as cores: threads of one would only wait for those of another
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from hypothesis import settings  # noqa: E402
+
+settings.register_profile("fromnoise", derandomize=True, deadline=None, database=None)
+settings.load_profile("fromnoise")
+
+if UNDER_XDIST:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _same_random_numbers() -> None:
+    """A test draws the same numbers alone, in the suite, and on whichever worker it lands."""
+    torch.manual_seed(0)

@@ -1,0 +1,266 @@
+"""Loading: nothing lost, nothing out of order, unreadable pictures counted; in memory and in a temporary file alike."""
+
+import io
+import math
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fromnoise.data import Dataset, Digits, Fit, Folder, load, stratified_split
+from fromnoise.data import memory as memory_module
+from fromnoise.data import storage as storage_module
+from fromnoise.data.memory import available_memory
+from fromnoise.errors import FromnoiseError, WrongUse
+
+FIT = Fit(height=4, width=5, channels=3)
+RNG = np.random.default_rng(5)
+
+
+def make(root: Path, count: int, damaged: tuple[int, ...] = ()) -> np.ndarray:
+    """``count`` pictures in two classes, some of them cut short; returns the whole ones as (N, 3, 4, 5)."""
+    whole = []
+    for index in range(count):
+        pixels = RNG.integers(0, 256, (4, 5, 3), dtype=np.uint8)
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "PNG")
+        data = file.getvalue()
+        path = root / ("first" if index < count // 2 else "second") / f"{index:04}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data[:40] if index in damaged else data)
+        if index not in damaged:
+            whole.append(pixels.transpose(2, 0, 1))
+    return np.array(whole)
+
+
+@pytest.fixture(params=["memory", "file"])
+def anywhere(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "file":
+        monkeypatch.setattr(storage_module, "available_memory", lambda: 0)
+    return request.param
+
+
+def _is_mapped(images: np.ndarray) -> bool:
+    base: object = images
+    while isinstance(base, np.ndarray):
+        if isinstance(base, np.memmap):
+            return True
+        base = base.base
+    return False
+
+
+def test_every_readable_picture_in_order_and_the_others_named(tmp_path: Path, anywhere: str) -> None:
+    damaged = (0, 3, 150, 299)
+    whole = make(tmp_path, 300, damaged)
+    dataset = load(Folder(tmp_path, classes=True), FIT)
+    assert _is_mapped(dataset.images) == (anywhere == "file")
+    np.testing.assert_array_equal(dataset.images, whole)
+    assert dataset.labels is not None and dataset.labels.dtype == torch.int64
+    assert dataset.labels.tolist() == [int(k >= 150) for k in range(300) if k not in damaged]
+    assert dataset.classes == ("first", "second")
+    assert len(dataset) == 296
+    assert [Path(error.name).stem for error in dataset.skipped] == ["0000", "0003", "0150", "0299"]
+
+
+def test_strict_names_the_first_few_and_counts_all(tmp_path: Path) -> None:
+    make(tmp_path, 20, damaged=(1, 2, 5, 7, 19))
+    with pytest.raises(WrongUse) as caught:
+        load(Folder(tmp_path), FIT, strict=True)
+    message = str(caught.value)
+    assert message.startswith("5 of 20 pictures cannot be read: ") and message.endswith("; and 2 more")
+    assert all(name in message for name in ("0001.png", "0002.png", "0005.png")) and "0007.png" not in message
+    assert "\n" not in message
+
+
+def test_strict_accepts_whole_pictures(tmp_path: Path) -> None:
+    whole = make(tmp_path, 6)
+    dataset = load(Folder(tmp_path), FIT, strict=True)
+    np.testing.assert_array_equal(dataset.images, whole)
+    assert dataset.labels is None and dataset.classes == () and dataset.skipped == ()
+
+
+def test_none_readable_is_refused(tmp_path: Path, anywhere: str) -> None:
+    make(tmp_path, 2, damaged=(0, 1))
+    with pytest.raises(WrongUse, match=r"^none of the 2 pictures can be read: .*0000.png: .*; .*0001.png: [^;]*$"):
+        load(Folder(tmp_path), FIT)
+
+
+def test_progress_counts_every_picture_once(tmp_path: Path) -> None:
+    make(tmp_path, 90, damaged=(4,))
+    seen: list[tuple[int, int]] = []
+    load(Folder(tmp_path), FIT, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(done, 90) for done in range(1, 91)]
+
+
+def test_an_error_that_is_no_damaged_picture_comes_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path, 40)
+
+    def fail(self: Fit, picture: np.ndarray) -> np.ndarray:
+        raise ZeroDivisionError("a mistake of ours")
+
+    monkeypatch.setattr(Fit, "__call__", fail)
+    with pytest.raises(ZeroDivisionError):
+        load(Folder(tmp_path), FIT)
+
+
+def test_a_picture_too_large_for_memory_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = make(tmp_path, 4)
+    fit = Fit.__call__
+
+    def scarce(self: Fit, picture: np.ndarray) -> np.ndarray:
+        if (picture == whole[2].transpose(1, 2, 0)).all():
+            raise MemoryError
+        return fit(self, picture)
+
+    monkeypatch.setattr(Fit, "__call__", scarce)
+    dataset = load(Folder(tmp_path), FIT)
+    assert len(dataset) == 3 and ["memory" in str(error) for error in dataset.skipped] == [True]
+
+
+@pytest.mark.parametrize("buffering", [0, -1])  # told by the write itself, or only when the buffer is flushed
+def test_a_full_disk_is_one_line_with_what_to_do(
+    buffering: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path, 3)
+    full = Path("/dev/full").open("r+b", buffering=buffering)  # noqa: SIM115 (the storage closes it)
+    monkeypatch.setattr(storage_module, "available_memory", lambda: 0)
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: full)
+    with pytest.raises(FromnoiseError, match=r"No space left on device; set TMPDIR") as caught:
+        load(Folder(tmp_path), FIT)
+    assert caught.value.exit_code == 1 and "\n" not in str(caught.value)
+    assert full.closed
+
+
+def test_no_temporary_directory_is_told_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path, 3)
+    monkeypatch.setattr(storage_module, "available_memory", lambda: 0)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    with pytest.raises(FromnoiseError, match="No such file or directory"):
+        load(Folder(tmp_path), FIT)
+
+
+def test_the_temporary_file_has_no_name_and_is_never_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path / "data", 12)
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    monkeypatch.setattr(storage_module, "available_memory", lambda: 0)
+    dataset = load(Folder(tmp_path / "data"), FIT)
+    assert _is_mapped(dataset.images) and list((tmp_path / "tmp").iterdir()) == []
+    whole = dataset.images.copy()
+    part = dataset.subset(range(6))
+    part.images[:] = 0  # the mapping is copy-on-write and each set has its own
+    np.testing.assert_array_equal(dataset.images, whole)
+
+
+def test_memory_is_used_up_to_half_of_what_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path, 10)
+    needed = 10 * 3 * 4 * 5
+    for free, mapped in ((2 * needed, False), (2 * needed - 1, True)):
+        monkeypatch.setattr(storage_module, "available_memory", lambda free=free: free)
+        assert _is_mapped(load(Folder(tmp_path), FIT).images) == mapped
+
+
+def test_batches_are_the_pictures_asked_for(tmp_path: Path, anywhere: str) -> None:
+    whole = make(tmp_path, 30)
+    dataset = load(Folder(tmp_path), FIT)
+    chosen = [7, 0, 29, 7]
+    for indices in (chosen, np.array(chosen), torch.tensor(chosen), torch.tensor(chosen, dtype=torch.int32)):
+        batch = dataset.batch(indices)
+        assert batch.dtype == torch.uint8 and batch.is_contiguous()
+        np.testing.assert_array_equal(batch.numpy(), whole[chosen])
+        batch.zero_()  # a copy: the set stays as it is
+    np.testing.assert_array_equal(dataset.images, whole)
+    assert dataset.batch([]).shape == (0, 3, 4, 5)
+    with pytest.raises(IndexError):
+        dataset.batch([30])
+    with pytest.raises(WrongUse, match="whole numbers"):
+        dataset.batch(torch.tensor([0.5]))
+
+
+def test_subset(tmp_path: Path, anywhere: str) -> None:
+    whole = make(tmp_path, 30, damaged=(3,))
+    dataset = load(Folder(tmp_path, classes=True), FIT)
+    chosen = [28, 2, 13, 14]
+    part = dataset.subset(torch.tensor(chosen))
+    np.testing.assert_array_equal(part.images, whole[chosen])
+    assert part.labels.tolist() == [1, 0, 0, 1] and part.classes == dataset.classes
+    assert len(dataset.skipped) == 1 and part.skipped == ()
+    assert _is_mapped(part.images) == (anywhere == "file")
+    assert len(dataset.subset([])) == 0
+
+
+def test_fingerprint_tells_pixels_labels_and_shape_apart() -> None:
+    def fingerprint(images: np.ndarray, labels: list[int] | None = None) -> str:
+        given = None if labels is None else torch.tensor(labels)
+        return Dataset(images=images, labels=given, classes=()).fingerprint
+
+    images = RNG.integers(0, 256, (6, 1, 4, 4), dtype=np.uint8)
+    touched = images.copy()
+    touched[5, 0, 3, 3] ^= 1
+    labels = [0, 1, 2, 0, 1, 2]
+    prints = [
+        fingerprint(images),
+        fingerprint(touched),
+        fingerprint(images[::-1]),
+        fingerprint(images.reshape(6, 1, 2, 8)),
+        fingerprint(images.reshape(3, 2, 4, 4)),
+        fingerprint(images, labels),
+        fingerprint(images, labels[::-1]),
+        fingerprint(images, [0] * 6),
+    ]
+    assert len(set(prints)) == len(prints)
+    assert all(len(one) == 32 and int(one, 16) >= 0 for one in prints)
+    assert fingerprint(images.copy(), list(labels)) == fingerprint(images, labels)
+
+
+def test_fingerprint_is_the_same_wherever_and_however_often_it_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path, 50)
+    source = Folder(tmp_path, classes=True)
+    prints = {load(source, FIT).fingerprint for _ in range(3)}
+    monkeypatch.setattr(storage_module, "available_memory", lambda: 0)
+    prints.add(load(source, FIT).fingerprint)
+    monkeypatch.setattr("fromnoise.data.dataset._BLOCK", 100)  # in many blocks: the same digest
+    prints.add(load(source, FIT).fingerprint)
+    assert len(prints) == 1
+
+
+def test_digits_load_whole() -> None:
+    dataset = load(Digits(), Fit(height=8, width=8, channels=1))
+    assert len(dataset) == 1797 and dataset.classes == tuple("0123456789")
+    np.testing.assert_array_equal(dataset.images[1000, 0], Digits().read(1000)[..., 0])
+    assert dataset.labels is not None
+    train, held = stratified_split(dataset.labels, held_out=0.25)
+    assert len(dataset.subset(train)) + len(dataset.subset(held)) == 1797
+
+
+def test_available_memory_is_what_the_kernel_says() -> None:
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    table = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
+    assert 0 < available_memory() <= table["MemTotal"]
+    assert available_memory() == pytest.approx(table["MemAvailable"], rel=0.5)  # others come and go meanwhile
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("own", ["", "/deep/group"])
+def test_a_containers_limit_counts(version: int, own: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mounts = [tmp_path / "v2", tmp_path / "v1"]
+    groups = tuple((str(mount), *known[1:]) for mount, known in zip(mounts, memory_module._GROUPS, strict=True))
+    monkeypatch.setattr(memory_module, "_GROUPS", groups)
+    monkeypatch.setattr(memory_module, "_own_group", lambda marker: own)
+    assert memory_module._group_free() is None
+    mount, _, limit, used, idle = groups[2 - version]
+    folder = Path(mount + own)
+    folder.mkdir(parents=True)
+    (folder / limit).write_text("5000000\n")
+    (folder / used).write_text("3000000\n")
+    (folder / "memory.stat").write_text(f"anon 7\n{idle} 400000\n")
+    assert memory_module._group_free() == 2_400_000 == available_memory()
+    (folder / limit).write_text("max\n" if version == 2 else f"{2**63 - 4096}\n")
+    assert available_memory() > 2**24 and math.isfinite(available_memory())

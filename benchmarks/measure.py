@@ -1,8 +1,9 @@
 """Who is measured when: every side in a process of its own, one at a time, in turns.
 
 For each layout and task: ours, peer, peer with kept memory, the convolutions alone; and again, in many short turns, so
-that a machine that slows down or a neighbour that wakes up hits all of them. A figure is the median of its rounds; all
-rounds are in the rows. This process does no arithmetic and loads no torch.
+that a machine that slows down or a neighbour that wakes up hits all of them. A figure is the median of its rounds; the
+best rounds, which a busy machine disturbs least, and all the others are in the rows beside it. This process does no
+arithmetic and loads no torch.
 """
 
 import importlib.util
@@ -151,6 +152,7 @@ def _rows(task: str, work: dict[str, Any], found: _Found, gflop: float) -> Itera
         yield {
             "name": name + suffix,
             **_pair(speed[OURS], speed.get(peer), "pictures/s"),
+            "best": _pair(max(found.rates[OURS]), max(found.rates.get(peer, []), default=None)),
             "gflops": _pair(speed[OURS] * gflop, _times(speed.get(peer), gflop)),
             "share_of_ceiling": _pair(speed[OURS] * gflop / ceiling, _times(speed.get(peer), gflop / ceiling)),
             "difference": _difference(found.outputs.get(OURS), found.outputs.get(peer)),

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-HEADINGS = ("", "ours", "peer", "ratio", "unit", "GFLOP/s", "of ceiling", "outputs differ by")
+HEADINGS = ("", "ours", "peer", "ratio", "of best", "unit", "GFLOP/s", "of ceiling", "outputs differ by")
+LEFT = (0, 5)
 MISSING = "not measured"
 
 
@@ -17,11 +18,14 @@ def conditions(row: dict[str, Any]) -> str:
 def unrest(rows: list[dict[str, Any]]) -> str:
     """A warning if some figure's rounds lie far apart: then the machine had other work, and the ratios mean little."""
     worst = max((max(r) / min(r) for row in rows for r in row.get("rounds", {}).values() if r), default=1.0)
-    return f"rounds of one figure differ by up to {worst:.1f}×: measure again on a quiet machine" if worst > 1.25 else ""
+    return (
+        f"rounds of one figure differ by up to {worst:.1f}×: measure again on a quiet machine" if worst > 1.25 else ""
+    )
 
 
 def cells(row: dict[str, Any]) -> tuple[str, ...]:
-    """One row's words, in the order of ``HEADINGS``. "GFLOP/s" and "of ceiling" are ours / peer's."""
+    """One row's words, in the order of ``HEADINGS``. "ratio" is that of the medians, "of best" that of the
+    best rounds; "GFLOP/s" and "of ceiling" are ours / peer's."""
     alone = row["name"].endswith("convolutions alone")
     difference = row.get("difference")
     return (
@@ -29,6 +33,7 @@ def cells(row: dict[str, Any]) -> tuple[str, ...]:
         _number(row["ours"]),
         "" if alone else _number(row["peer"]),
         "" if alone else _number(row["ratio"], "{:.2f}×"),
+        _number(row["best"]["ratio"], "{:.2f}×") if "best" in row else "",
         row["unit"],
         _both(row.get("gflops"), "{:.0f}"),
         _both(row.get("share_of_ceiling"), "{:.0%}"),
@@ -43,7 +48,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     lines.insert(1, tuple("-" * width for width in widths))
     return "\n".join(
         "  ".join(
-            text.ljust(w) if column in (0, 4) else text.rjust(w)
+            text.ljust(w) if column in LEFT else text.rjust(w)
             for column, (text, w) in enumerate(zip(line, widths, strict=True))
         )
         for line in lines
@@ -67,7 +72,7 @@ def show(rows: list[dict[str, Any]]) -> None:
         return
     drawn = Table()
     for column, heading in enumerate(HEADINGS):
-        drawn.add_column(heading, justify="left" if column in (0, 4) else "right")
+        drawn.add_column(heading, justify="left" if column in LEFT else "right")
     for row in rows:
         drawn.add_row(*cells(row))
     console.print(drawn)

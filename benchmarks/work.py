@@ -48,7 +48,10 @@ class Work:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Work":
         """From fields that came through JSON; those not given have their defaults."""
-        return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+        fields = dict(values)
+        if "channel_mult" in fields:
+            fields["channel_mult"] = tuple(fields["channel_mult"])
+        return cls(**fields)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -87,7 +87,9 @@ def exact_denoiser(schedule: DiscreteSchedule, mean: float, deviation: float) ->
     return Denoiser(gaussian_network(schedule.alpha_bar, mean, deviation), schedule, Epsilon())
 
 
-def variances(schedule: DiscreteSchedule, variance: Variance, denoiser: Denoiser, ladder: Tensor, start: float) -> Tensor:
+def variances(
+    schedule: DiscreteSchedule, variance: Variance, denoiser: Denoiser, ladder: Tensor, start: float
+) -> Tensor:
     """var(x_s) at every rung below the first, exactly: the sum of squares of the answers to every draw alone."""
     x_T, noise = impulses(len(ladder) - 2)
     x_T = x_T * math.sqrt(start)
@@ -287,9 +289,7 @@ class Twice(Sampler[int]):
     def init(self) -> int:
         return 0
 
-    def step(
-        self, denoise: Denoise, x_t: Tensor, t: Level, s: Level, state: int, noise: Noise
-    ) -> tuple[Tensor, int]:
+    def step(self, denoise: Denoise, x_t: Tensor, t: Level, s: Level, state: int, noise: Noise) -> tuple[Tensor, int]:
         self.states.append(state)
         for i in range(self.calls):
             x_t = denoise(x_t + i, t).x_0

@@ -142,9 +142,7 @@ def test_no_temporary_directory_is_told_too(tmp_path: Path, monkeypatch: pytest.
         load(Folder(tmp_path), FIT)
 
 
-def test_the_temporary_file_has_no_name_and_is_never_written_to(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_temporary_file_has_no_name_and_every_set_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make(tmp_path / "data", 12)
     (tmp_path / "tmp").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
@@ -153,7 +151,7 @@ def test_the_temporary_file_has_no_name_and_is_never_written_to(
     assert _is_mapped(dataset.images) and list((tmp_path / "tmp").iterdir()) == []
     whole = dataset.images.copy()
     part = dataset.subset(range(6))
-    part.images[:] = 0  # the mapping is copy-on-write and each set has its own
+    part.images[:] = 0  # writeable, as torch wants arrays to be
     np.testing.assert_array_equal(dataset.images, whole)
 
 

@@ -427,6 +427,16 @@ def test_warning_filters_are_as_before_after_threads_overlapped() -> None:
     assert warnings.filters == before
 
 
+def test_it_is_quiet_until_the_last_one_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 48 * 40 - 1)
+    with pillow_quiet():
+        with pillow_quiet():
+            pass
+        Image.open(io.BytesIO(WHOLE["PNG"])).close()
+    with pytest.warns(Image.DecompressionBombWarning):
+        Image.open(io.BytesIO(WHOLE["PNG"])).close()
+
+
 def test_only_pillows_warnings_are_silenced() -> None:
     with pillow_quiet(), pytest.raises(UserWarning, match="mine"):
         warnings.warn("mine", UserWarning, stacklevel=1)

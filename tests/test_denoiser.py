@@ -24,7 +24,10 @@ def batch(*times: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Leve
 def test_clipped_x_0_and_eps_still_make_x_t(kind: Parameterization) -> None:
     x_t, level = batch(1, 2, 300, 999, 1000)
     network = Function(lambda x, c_time: 3 * x - 0.2)
-    free, kept = Denoiser(network, SCHEDULE, kind)(x_t, level), Denoiser(network, SCHEDULE, kind, clip=Clip())(x_t, level)
+    free, kept = (
+        Denoiser(network, SCHEDULE, kind)(x_t, level),
+        Denoiser(network, SCHEDULE, kind, clip=Clip())(x_t, level),
+    )
     assert free.x_0.abs().max() > 1
     assert torch.equal(kept.x_0, free.x_0.clamp(-1, 1))
     for prediction in (free, kept):
@@ -156,7 +159,9 @@ def test_half_precision_pictures_are_denoised_in_float32(level: Level) -> None:
     x_t = torch.randn(2, 1, 4, 4).bfloat16()
     prediction = Denoiser(Function(lambda x, c_time: x.float() / 7), SCHEDULE, Epsilon(), clip=Clip())(x_t, level)
     assert prediction.x_0.dtype == prediction.eps.dtype == torch.float32
-    expected = (x_t.float() - level.sigma[..., None, None, None] * x_t.float() / 7) / level.signal[..., None, None, None]
+    expected = (x_t.float() - level.sigma[..., None, None, None] * x_t.float() / 7) / level.signal[
+        ..., None, None, None
+    ]
     torch.testing.assert_close(prediction.x_0.double(), expected.double().clamp(-1, 1), rtol=0, atol=1e-6)
 
 

@@ -33,7 +33,10 @@ def test_density_and_divergence_are_torchs() -> None:
 
 @given(finite, log_variances, finite, log_variances)
 def test_divergence_is_never_negative_and_zero_only_from_itself(m: float, v: float, n: float, w: float) -> None:
-    p, q = (Gaussian(torch.tensor(a, dtype=torch.float64), torch.tensor(b, dtype=torch.float64)) for a, b in [(m, v), (n, w)])
+    p, q = (
+        Gaussian(torch.tensor(a, dtype=torch.float64), torch.tensor(b, dtype=torch.float64))
+        for a, b in [(m, v), (n, w)]
+    )
     kl = p.kl(q).item()
     assert kl >= -1e-12
     assert p.kl(p).item() == 0

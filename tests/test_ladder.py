@@ -12,7 +12,9 @@ from tests.oracle import figure
 PAPER = Linear()
 
 
-@pytest.mark.parametrize(("spacing", "name"), [(All(), "full"), (Strided(steps=1000), "full"), (Strided(steps=100), "100")])
+@pytest.mark.parametrize(
+    ("spacing", "name"), [(All(), "full"), (Strided(steps=1000), "full"), (Strided(steps=100), "100")]
+)
 def test_ladder_is_the_reference(spacing: Spacing, name: str) -> None:
     # The fixture counts 0 … T−1, upwards; a ladder counts T … 1, and ends at the clean picture.
     expected = [*(t + 1.0 for t in reversed(sorted(figure(f"timesteps/{name}").tolist()))), 0.0]

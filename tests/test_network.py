@@ -80,15 +80,16 @@ def plain_swish_norm(layer: SwishNorm, x: Tensor) -> Tensor:
     return F.silu(F.group_norm(x, layer.num_groups, layer.weight, layer.bias, 1e-6))
 
 
-@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("grad_layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("shape", [(3, 64, 6, 10), (1, 48, 1, 1), (2, 32, 5, 3)])
-def test_swish_norm_is_swish_of_group_norm(shape: tuple[int, ...], channels_last: bool) -> None:
+def test_swish_norm_is_swish_of_group_norm(
+    shape: tuple[int, ...], layout: torch.memory_format, grad_layout: torch.memory_format
+) -> None:
     layer = SwishNorm(shape[1]).double()
     layer.weight.data, layer.bias.data = draw(shape[1], seed=1), draw(shape[1], seed=2)
-    x = draw(*shape, seed=3) * 2 + 1
-    if channels_last:
-        x = x.contiguous(memory_format=torch.channels_last)
-    direction = draw(*shape, seed=4)
+    x = (draw(*shape, seed=3) * 2 + 1).contiguous(memory_format=layout)
+    direction = draw(*shape, seed=4).contiguous(memory_format=grad_layout)
     grads = []
     for function in (layer, lambda x: plain_swish_norm(layer, x)):
         leaf = x.clone().requires_grad_()

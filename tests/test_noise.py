@@ -66,7 +66,18 @@ def test_global_generator_is_left_alone() -> None:
 
 
 def test_keys_are_told_apart() -> None:
-    keys: list[tuple[int | str, ...]] = [(1, 23), (12, 3), (123,), ("123",), ("1", 23), (1, "23"), (23, 1), (), ("",), (1, 23, 0)]
+    keys: list[tuple[int | str, ...]] = [
+        (1, 23),
+        (12, 3),
+        (123,),
+        ("123",),
+        ("1", 23),
+        (1, "23"),
+        (23, 1),
+        (),
+        ("",),
+        (1, 23, 0),
+    ]
     assert len({key_to_seed(*key) for key in keys}) == len(keys)
     grid = list(itertools.product(range(20), range(50), range(20)))
     seeds = [key_to_seed(*key) for key in grid]
@@ -121,7 +132,9 @@ def variance_error(x_t: Tensor, x_0: Tensor, schedule: DiscreteSchedule, t: Tens
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("autocast", [False, True], ids=["plain", "under autocast"])
 @pytest.mark.parametrize("schedule", [Linear(), Cosine()], ids=["linear", "cosine"])
-def test_every_time_gets_noise_of_its_variance(schedule: DiscreteSchedule, autocast: bool, precision: torch.dtype) -> None:
+def test_every_time_gets_noise_of_its_variance(
+    schedule: DiscreteSchedule, autocast: bool, precision: torch.dtype
+) -> None:
     t = torch.arange(1, 1001)
     x_0 = (2 * torch.rand(1000, 1, 1, 1) - 1).to(precision).expand(-1, 1, 16, 16)
     eps = exact_draw(1000, 1, 16, 16)

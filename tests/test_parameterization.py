@@ -42,7 +42,9 @@ def test_target_is_read_back_at_any_level(kind: Parameterization, signal: float,
     level = Level(one, one * signal, one * sigma)
     x_0, eps = draws(2)
     x_t, target = noisy(x_0, eps, level), kind.target(x_0, eps, level)
-    torch.testing.assert_close(kind.x_0(x_t, target, level), x_0, rtol=0, atol=1e-14 * (1 + sigma / signal) * (1 + sigma))
+    torch.testing.assert_close(
+        kind.x_0(x_t, target, level), x_0, rtol=0, atol=1e-14 * (1 + sigma / signal) * (1 + sigma)
+    )
     torch.testing.assert_close(kind.eps(x_t, target, level), eps, rtol=0, atol=1e-13 * (1 + signal / sigma))
 
 
@@ -82,7 +84,9 @@ def test_epsilon_is_read_as_equation_15_of_the_paper() -> None:
     a = figure("alphas_cumprod").reshape(-1, 1, 1, 1)
     torch.testing.assert_close(ours.double(), (x_t - (1 - a).sqrt() * eps) / a.sqrt(), rtol=3e-7, atol=1e-4)
     # atol: at t = T the estimate is 157 times the rounding of its two terms.
-    torch.testing.assert_close(ours[:500].double(), ((x_t - (1 - a).sqrt() * eps) / a.sqrt())[:500], rtol=1e-6, atol=3e-6)
+    torch.testing.assert_close(
+        ours[:500].double(), ((x_t - (1 - a).sqrt() * eps) / a.sqrt())[:500], rtol=1e-6, atol=3e-6
+    )
 
 
 @pytest.mark.parametrize("kind", [Sample(), Velocity()], ids=["sample", "velocity"])

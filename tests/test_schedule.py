@@ -295,7 +295,12 @@ def test_beta_may_be_one_in_the_last_step_only() -> None:
 
 @pytest.mark.parametrize(
     ("x", "precision"),
-    [(torch.bfloat16, torch.float32), (torch.float16, torch.float32), (torch.float32, torch.float32), (torch.float64,) * 2],
+    [
+        (torch.bfloat16, torch.float32),
+        (torch.float16, torch.float32),
+        (torch.float32, torch.float32),
+        (torch.float64,) * 2,
+    ],
     ids=str,
 )
 @pytest.mark.parametrize("times", [torch.tensor(1), torch.tensor([1, 1000])], ids=["one", "a batch"])

@@ -28,7 +28,12 @@ from fromnoise.transition import (
 from tests.oracle import VARIANCES, ClosedForm, exact_linear, figure, pictures, relative_error
 
 PAPER = Linear()
-SCHEDULES: dict[str, DiscreteSchedule] = {"linear": PAPER, "quad": Quad(), "cosine": Cosine(), "60 steps": Linear(steps=60)}
+SCHEDULES: dict[str, DiscreteSchedule] = {
+    "linear": PAPER,
+    "quad": Quad(),
+    "cosine": Cosine(),
+    "60 steps": Linear(steps=60),
+}
 
 
 def neighbours(schedule: Schedule) -> Pair:
@@ -68,7 +73,9 @@ def test_neighbouring_steps_give_the_reference_tables() -> None:
     close = {"rtol": 1e-12, "atol": 1e-15}
     torch.testing.assert_close(posterior(nothing, x, t, s).mean.flatten(), figure("posterior_mean_coef1"), **close)
     torch.testing.assert_close(posterior(x, nothing, t, s).mean.flatten(), figure("posterior_mean_coef2"), **close)
-    torch.testing.assert_close(posterior(x, x, t, s).log_variance.flatten().exp(), figure("posterior_variance"), **close)
+    torch.testing.assert_close(
+        posterior(x, x, t, s).log_variance.flatten().exp(), figure("posterior_variance"), **close
+    )
     second = PAPER(2), PAPER(1)
     clipped = reverse(x, x, None, t, s, Small(), second).log_variance.flatten()
     torch.testing.assert_close(clipped, figure("posterior_log_variance_clipped"), **close)
@@ -96,7 +103,9 @@ def test_posterior_is_bayes_rule(pair: tuple[int, int], name: str, x_0: float, x
     assert forward_log_variance(schedule(high), schedule(low)).exp().item() == pytest.approx(float(beta), rel=1e-9)
 
 
-@given(st.lists(st.integers(1, 1000), min_size=3, max_size=3, unique=True), st.sampled_from(["linear", "quad", "cosine"]))
+@given(
+    st.lists(st.integers(1, 1000), min_size=3, max_size=3, unique=True), st.sampled_from(["linear", "quad", "cosine"])
+)
 def test_the_chain_is_consistent(times: list[int], name: str) -> None:
     """Two steps make one: q(x_t | x_s) after q(x_s | x_r) is q(x_t | x_r), and after the posterior it is q(x_s | x_0)."""
     r, s, t = (SCHEDULES[name](i) for i in sorted(times))
@@ -213,7 +222,9 @@ def test_arithmetic_is_done_in_float64_and_cast_once() -> None:
 
 @pytest.mark.parametrize("name", VARIANCES)
 @pytest.mark.parametrize(
-    ("precision", "each", "sum_of_all"), [(torch.float32, 1e-6, 1e-5), (torch.float64, 1e-5, 2e-5)], ids=["float32", "float64"]
+    ("precision", "each", "sum_of_all"),
+    [(torch.float32, 1e-6, 1e-5), (torch.float64, 1e-5, 2e-5)],
+    ids=["float32", "float64"],
 )
 def test_the_variational_bound_is_the_reference(
     name: str, precision: torch.dtype, each: float, sum_of_all: float

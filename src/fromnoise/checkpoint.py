@@ -66,7 +66,9 @@ class RunFolder:
             for left_over in self.checkpoints.glob(".writing-*"):
                 shutil.rmtree(left_over)
 
-    def save(self, images: int, tensors: Mapping[str, Mapping[str, Tensor]], state: dict[str, Any], config: str) -> Path:
+    def save(
+        self, images: int, tensors: Mapping[str, Mapping[str, Tensor]], state: dict[str, Any], config: str
+    ) -> Path:
         """Write a checkpoint: ``tensors`` by file (model, ema, optimizer), ``state`` a small JSON object.
 
         Raises ``FromnoiseError`` if the disk is full or refuses; earlier checkpoints are untouched then.
@@ -150,7 +152,11 @@ class Checkpoint:
         for name in (f"{stem}.safetensors" for stem in _FILES):
             file = folder / name
             wanted = files.get(name, {})
-            if not file.is_file() or file.stat().st_size != wanted.get("bytes") or _digest(file) != wanted.get("sha256"):
+            if (
+                not file.is_file()
+                or file.stat().st_size != wanted.get("bytes")
+                or _digest(file) != wanted.get("sha256")
+            ):
                 raise Damaged(f"checkpoint {folder}: {name} is missing or damaged")
         return Checkpoint(folder, images, state)
 

@@ -68,7 +68,7 @@ class _Parser(argparse.ArgumentParser):
         if action.choices is not None and value not in action.choices:
             raise argparse.ArgumentError(action, f"{value!r} is not known; {nearest(str(value), action.choices)}")
 
-    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         found, rest = self.parse_known_args(args, namespace)
         if rest:
             verbs: dict[str, argparse.ArgumentParser] = getattr(self, "verbs", {})
@@ -82,7 +82,9 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> _Parser:
     parser = _Parser(
-        prog="fromnoise", description="Pictures from noise: train, sample and score diffusion models.", allow_abbrev=False
+        prog="fromnoise",
+        description="Pictures from noise: train, sample and score diffusion models.",
+        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"fromnoise {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", parser_class=_Parser)
@@ -106,7 +108,9 @@ def _parser() -> _Parser:
     _settings(train)
 
     sample = _verb(verbs, "sample", "draw pictures from a run folder or a .safetensors file")
-    sample.add_argument("run_path", type=Path, metavar="RUN|FILE", help="a run folder, or one of its .safetensors files")
+    sample.add_argument(
+        "run_path", type=Path, metavar="RUN|FILE", help="a run folder, or one of its .safetensors files"
+    )
     sample.add_argument("--out", type=Path, metavar="PATH", help="a .png grid, an .npz, or a folder (needed)")
     sample.add_argument("-n", type=int, default=64, metavar="N", help="how many pictures (64)")
     sample.add_argument("--steps", type=int, metavar="K", help="steps of the sampler (as trained: 1000)")

@@ -180,7 +180,11 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(below)
     for key, value in above.items():
         old = merged.get(key)
-        if isinstance(old, Mapping) and isinstance(value, Mapping) and value.get("kind", old.get("kind")) == old.get("kind"):
+        if (
+            isinstance(old, Mapping)
+            and isinstance(value, Mapping)
+            and value.get("kind", old.get("kind")) == old.get("kind")
+        ):
             merged[key] = merge(old, value)
         else:
             merged[key] = value
@@ -188,7 +192,7 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def assignment(text: str) -> dict[str, Any]:
-    """"train.lr=1e-4" -> a tree. The value is TOML, or else a plain word. Raises ``WrongUse``."""
+    """ "train.lr=1e-4" -> a tree. The value is TOML, or else a plain word. Raises ``WrongUse``."""
     key, equals, value = text.partition("=")
     parts = key.strip().split(".")
     if not equals or len(parts) < 2 or not all(parts):
@@ -293,6 +297,7 @@ def _object(wanted: Any, value: Any, where: str, source: str) -> Any:
         if kind not in table:
             raise WrongUse(f"{source}: {label}kind = {kind!r} is not known; {nearest(str(kind), table)}")
         wanted = table[kind]
+    assert inspect.isclass(wanted)
     hints = typing.get_type_hints(wanted)
     names = [f.name for f in dataclasses.fields(wanted)]
     for key in rest:

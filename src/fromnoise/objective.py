@@ -75,8 +75,8 @@ class Objective:
         output = denoiser.output(noisy(x_0, eps, level), level, **condition)
         if output.shape != x_0.shape:  # 2 channels against 1 would broadcast, and train the wrong thing in silence
             raise ValueError(
-                f"for pictures of shape {tuple(x_0.shape)} the network gives {tuple(output.shape)}; this loss needs one "
-                f"output channel for each channel of the picture"
+                f"for pictures of shape {tuple(x_0.shape)} the network gives {tuple(output.shape)}; this loss needs "
+                f"one output channel for each channel of the picture"
             )
         error = (output - denoiser.parameterization.target(x_0, eps, level)).square().flatten(1).mean(1)
         per_example = cast(self.weighting(level), error) * error

@@ -1,5 +1,6 @@
 """The trained thing as a whole: from seeds to finished pictures."""
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -59,6 +60,10 @@ class Pipeline:
             self.sampler, self.denoiser, schedule, self.spacing.ladder(schedule), start, noise, **condition
         )
 
+    def finish(self, seeds: Sequence[int], labels: Sequence[int] | None = None) -> Images:
+        """:meth:`stream` to its end: finished pictures, uint8 (B, C, H, W), on the CPU."""
+        return self.decode(deque(self.stream(seeds, labels), maxlen=1).pop().x)
+
     def decode(self, x_0: Tensor) -> Images:
         """x_0 -> uint8 (B, C, H, W) on the CPU."""
         return self.codec.decode(x_0).cpu()
@@ -78,9 +83,7 @@ class Pipeline:
         ready, parts = self.ready(), []
         for start in range(0, n, batch_size):
             stop = min(start + batch_size, n)
-            for step in ready.stream(range(seed + start, seed + stop), None if each is None else each[start:stop]):
-                x = step.x
-            parts.append(ready.decode(x))
+            parts.append(ready.finish(range(seed + start, seed + stop), None if each is None else each[start:stop]))
         return np.ascontiguousarray(torch.cat(parts).permute(0, 2, 3, 1).numpy())
 
     def _checked(self, labels: Sequence[int], n: int) -> list[int]:

@@ -84,7 +84,9 @@ def open_run(path: str | Path, *, weights: str = "ema", device: str | torch.devi
 def pick_device(device: str | torch.device | None = None) -> torch.device:
     """``device``, or the first GPU, or the CPU. Raises ``WrongUse`` for a device that is not there."""
     if device is None or device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+        return torch.device(
+            "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        )
     try:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)

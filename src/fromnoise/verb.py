@@ -65,7 +65,9 @@ def train(args: Any, words: list[str]) -> int:
     if not last.finished:
         return _interrupted(args, words, last)
     if not args.json:
-        print(f"trained: {out}, {last.images:,} pictures seen\nnext: fromnoise sample {shlex.quote(str(out))} --out s.png")
+        print(
+            f"trained: {out}, {last.images:,} pictures seen\nnext: fromnoise sample {shlex.quote(str(out))} --out s.png"
+        )
     return 0
 
 
@@ -90,7 +92,8 @@ def sample(args: Any, words: list[str]) -> int:
         result = {"out": str(args.out), "n": args.n, "seed": args.seed, "nfe": last.nfe, "seconds": seconds}
         print(json.dumps({**result, "labels": last.labels}))
     else:
-        print(f"{args.out}: {args.n} pictures, seeds {args.seed} to {args.seed + args.n - 1}, {last.nfe} steps, {seconds} s")
+        seeds = f"seeds {args.seed} to {args.seed + args.n - 1}"
+        print(f"{args.out}: {args.n} pictures, {seeds}, {last.nfe} steps, {seconds} s")
     return 0
 
 
@@ -108,7 +111,9 @@ def _train_tree(args: Any) -> dict[str, Any]:
     if args.resolution is not None:
         height, _, width = args.resolution.lower().partition("x")
         if not height.isdigit() or not (width or height).isdigit():
-            raise WrongUse(f"--resolution {args.resolution}: should be a number of pixels such as 64, or HxW such as 64x96")
+            raise WrongUse(
+                f"--resolution {args.resolution}: should be a number of pixels such as 64, or HxW such as 64x96"
+            )
         data |= {"height": int(height), "width": int(width or height)}
     data |= {name: True for name in ("classes", "strict") if getattr(args, name)}
     return merge({"data": data, "train": lengths | ({"flip": True} if args.flip else {})}, _sets(args))
@@ -147,7 +152,9 @@ def _labels(text: str | None, classes: tuple[str, ...], n: int) -> list[int] | N
             chosen.append(classes.index(word))
         elif word.lstrip("-").isdigit():
             if not 0 <= int(word) < len(classes):
-                raise WrongUse(f"--label {word}: out of range; this model's classes are numbered 0 to {len(classes) - 1}")
+                raise WrongUse(
+                    f"--label {word}: out of range; this model's classes are numbered 0 to {len(classes) - 1}"
+                )
             chosen.append(int(word))
         else:
             raise WrongUse(f"--label {word}: no such class; {nearest(word, classes)}")

@@ -26,7 +26,7 @@ class Shelf(ABC):
 
     @abstractmethod
     def finish(self) -> NDArray[np.uint8]:
-        """All pictures added, (N, …), writeable; nothing may be added after. A write never reaches the file."""
+        """All pictures added, (N, …), writeable as torch wants arrays to be; nothing may be added after."""
 
     @abstractmethod
     def close(self) -> None:

@@ -52,7 +52,7 @@ class _SwishNorm(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, weight, bias, mean, rstd = ctx.saved_tensors
         n, c, h, w = x.shape
         y, _, _ = torch.native_group_norm(x, weight, bias, n, c, h * w, ctx.groups, ctx.eps)
@@ -74,7 +74,7 @@ class SwishNorm(nn.GroupNorm):
     def forward(self, input: Tensor) -> Tensor:
         if input.device.type == "cpu" and input.dtype == self.weight.dtype:
             if torch.is_grad_enabled():
-                return _SwishNorm.apply(input, self.weight, self.bias, self.num_groups, self.eps)  # type: ignore[no-any-return]
+                return _SwishNorm.apply(input, self.weight, self.bias, self.num_groups, self.eps)
             return F.silu(super().forward(input), inplace=True)
         return F.silu(super().forward(input))
 

@@ -1,8 +1,8 @@
 """A network whose weights will not change any more, laid out for the processor it runs on.
 
-On a CPU, oneDNN wants the weights of a convolution in a blocked order that depends on its shapes, and eager PyTorch puts
-them in that order at every call: for the paper's network, 143 MB a call. Packed once, the same kernels give the same
-bits. PyTorch's own compiler uses these operators; they are not part of its public interface, hence the trial run.
+On a CPU, oneDNN wants the weights of a convolution in a blocked order that depends on its shapes, and eager PyTorch
+puts them in that order at every call: for the paper's network, 143 MB a call. Packed once, the same kernels give the
+same bits. PyTorch's own compiler uses these operators; they are not part of its public interface, hence the trial run.
 """
 
 import copy
@@ -52,7 +52,8 @@ class _PackedConv(nn.Module):
 
 
 def _reorder(weight: Tensor, padding: list[int], stride: list[int], shape: list[int]) -> Tensor:
-    return torch._C._nn.mkldnn_reorder_conv2d_weight(weight.detach().to_mkldnn(), padding, stride, [1, 1], 1, shape)
+    blocked = weight.detach().to_mkldnn()
+    return torch.ops.aten.mkldnn_reorder_conv2d_weight(blocked, padding, stride, [1, 1], 1, shape)
 
 
 def _convolve(x: Tensor, packed: Tensor | None, bias: Tensor | None, padding: list[int], stride: list[int]) -> Tensor:

@@ -1,7 +1,6 @@
 """The U-Net of the paper (Ho, Jain, Abbeel 2020, arXiv 2006.11239, section 4 and appendix B)."""
 
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -58,7 +57,7 @@ class UNet(nn.Module):
         channels = [model_channels * m for m in channel_mult]
         attends = [size in attention_resolutions for size in sizes]
         skips, now = [model_channels], model_channels
-        self.down = nn.ModuleList()
+        down: list[_Level] = []
         for level, wide in enumerate(channels):
             blocks, attentions = nn.ModuleList(), nn.ModuleList()
             for _ in range(num_res_blocks):
@@ -69,20 +68,22 @@ class UNet(nn.Module):
             last = level == len(channels) - 1
             if not last:
                 skips.append(now)
-            self.down.append(_Level(blocks, attentions, None if last else Downsample(now, now)))
+            down.append(_Level(blocks, attentions, None if last else Downsample(now, now)))
+        self.down = nn.ModuleList(down)
         self.middle = _Level(
             nn.ModuleList([Block(now, now, dropout), Block(now, now, dropout)]),
             nn.ModuleList([Attention(now), nn.Identity()]),
             None,
         )
-        self.up = nn.ModuleList()
+        up: list[_Level] = []
         for level, wide in reversed(list(enumerate(channels))):
             blocks, attentions = nn.ModuleList(), nn.ModuleList()
             for _ in range(num_res_blocks + 1):
                 blocks.append(Block(now + skips.pop(), wide, dropout))
                 attentions.append(Attention(wide) if attends[level] else nn.Identity())
                 now = wide
-            self.up.append(_Level(blocks, attentions, Upsample(now, now) if level else None))
+            up.append(_Level(blocks, attentions, Upsample(now, now) if level else None))
+        self.up = nn.ModuleList(up)
         self.norm = SwishNorm(now)
         self.head = nn.Conv2d(now, out_channels, 3, padding=1)
 
@@ -129,7 +130,7 @@ class UNet(nn.Module):
 
         h = self.stem(x.contiguous(memory_format=torch.channels_last))
         skips = [h]
-        for level in self.down:
+        for level in _levels(self.down):
             for block, attention in level.parts():
                 h = attention(block(h, next(shifts)))
                 skips.append(h)
@@ -138,7 +139,7 @@ class UNet(nn.Module):
                 skips.append(h)
         for block, attention in self.middle.parts():
             h = attention(block(h, next(shifts)))
-        for level in self.up:
+        for level in _levels(self.up):
             for block, attention in level.parts():
                 h = attention(block(torch.cat([h, skips.pop()], dim=1), next(shifts)))
             if level.resample is not None:
@@ -153,5 +154,9 @@ class _Level(nn.Module):
         super().__init__()
         self.blocks, self.attentions, self.resample = blocks, attentions, resample
 
-    def parts(self) -> zip:  # type: ignore[type-arg]
+    def parts(self) -> Iterator[tuple[nn.Module, nn.Module]]:
         return zip(self.blocks, self.attentions, strict=True)
+
+
+def _levels(modules: Iterable[nn.Module]) -> Iterator[_Level]:
+    return (module for module in modules if isinstance(module, _Level))

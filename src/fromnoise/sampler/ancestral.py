@@ -22,9 +22,7 @@ class Ancestral(Sampler[None]):
     def init(self) -> None:
         """Nothing is remembered."""
 
-    def step(
-        self, denoise: Denoise, x_t: Tensor, t: Level, s: Level, state: None, noise: Noise
-    ) -> tuple[Tensor, None]:
+    def step(self, denoise: Denoise, x_t: Tensor, t: Level, s: Level, state: None, noise: Noise) -> tuple[Tensor, None]:
         """One draw."""
         prediction = denoise(x_t, t)
         p = reverse(x_t, prediction.x_0, prediction.raw_variance, t, s, self.variance)

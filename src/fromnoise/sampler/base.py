@@ -20,7 +20,7 @@ Denoise = Callable[[Tensor, Level], Prediction]
 
 @dataclass(frozen=True)
 class Step:
-    """What one step of the loop did: ``x`` is x_s, ``prediction`` the last one made on the way, ``nfe`` calls so far."""
+    """What one step of the loop did: ``x`` is x_s, ``prediction`` the last one made, ``nfe`` the calls so far."""
 
     x: Tensor
     prediction: Prediction

@@ -89,7 +89,10 @@ def demo(
 def score(samples: torch.Tensor, labels: torch.Tensor, training: Dataset, held_out: Dataset) -> dict[str, float]:
     """The four figures of the module's docstring, for uint8 ``samples`` (n, C, H, W) of the given ``labels``."""
     assert training.labels is not None and held_out.labels is not None
-    known, real = pixel_features(training.batch(range(len(training)))), pixel_features(held_out.batch(range(len(held_out))))
+    known, real = (
+        pixel_features(training.batch(range(len(training)))),
+        pixel_features(held_out.batch(range(len(held_out)))),
+    )
     made = pixel_features(samples)
     others = np.random.RandomState(0).permutation(len(known))[: len(real)]
     statistics = Statistics.of([real])

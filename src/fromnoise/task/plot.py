@@ -31,7 +31,9 @@ def plot_loss(run: Path, out: Path) -> Path:
         width = len(loss) // 20
         smooth = np.convolve(loss, np.ones(width) / width, mode="valid")
         axes.plot(images[width - 1 :], smooth, color="#1f4e79", linewidth=1.8, label=f"running mean of {width}")
-    axes.set(xscale="log", yscale="log", xlabel="pictures seen", ylabel="L_simple", title=f"Training loss of {run.name}")
+    axes.set(
+        xscale="log", yscale="log", xlabel="pictures seen", ylabel="L_simple", title=f"Training loss of {run.name}"
+    )
     axes.grid(alpha=0.3, which="both")
     axes.legend(frameon=False)
     with explained(f"cannot write {out}"):

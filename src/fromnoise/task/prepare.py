@@ -86,6 +86,7 @@ def _side(pictures: Source) -> int:
     sides = []
     for index in np.unique(np.linspace(0, len(pictures) - 1, min(_LOOK, len(pictures))).astype(int)):
         with contextlib.suppress(Unreadable):  # Loading will name it.
-            sides.append(min(pictures.read(int(index)).shape[:2]))
+            height, width, _ = pictures.read(int(index)).shape
+            sides.append(min(height, width))
     typical = float(np.median(sides)) if sides else _SIDES[-1]
     return max((side for side in _SIDES if side <= typical), default=_SIDES[0])

@@ -12,6 +12,7 @@ from fromnoise import grid
 from fromnoise.checkpoint import explained
 from fromnoise.errors import WrongUse
 from fromnoise.run import Run
+from fromnoise.sampler import Step
 from fromnoise.types import Images
 
 
@@ -63,10 +64,12 @@ def draw(
     for start in range(0, n, batch_size):
         stop = min(start + batch_size, n)
         some = None if labels is None else labels[start:stop]
+        step: Step | None = None
         for step in pipeline.stream(range(seed + start, seed + stop), some):
-            x, nfe, done = step.x, step.nfe, done + 1
+            nfe, done = step.nfe, done + 1
             yield Drawing(done, total, nfe)
-        parts.append(pipeline.decode(x))
+        assert step is not None  # A ladder has at least one step.
+        parts.append(pipeline.decode(step.x))
     images = torch.cat(parts)
     if out is not None:
         with explained(f"cannot write to {out}"):
@@ -96,7 +99,7 @@ def _write(images: Images, labels: Sequence[int] | None, out: Path, seed: int, c
         out.parent.mkdir(parents=True, exist_ok=True)
         aside = out.with_name(f".{out.name}.{os.getpid()}.npz")
         try:
-            np.savez_compressed(aside, **arrays)  # type: ignore[arg-type]
+            np.savez_compressed(aside, **arrays)
             os.replace(aside, out)
         finally:
             aside.unlink(missing_ok=True)

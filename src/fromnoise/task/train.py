@@ -215,11 +215,10 @@ class _Running:
                 pipeline, spacing=Strided(steps=settings.sample_steps), sampler=Ancestral(variance=variance)
             )
         labels = [k % len(pipeline.classes) for k in range(_GRID)] if pipeline.classes else None
-        for step in pipeline.stream(range(_GRID), labels):
-            x = step.x
+        images = pipeline.finish(range(_GRID), labels)
         path = self.folder.sample(self.learner.images)
         with explained(f"cannot write {path}"):
-            grid.write_png(grid.to_grid(pipeline.decode(x)), path)
+            grid.write_png(grid.to_grid(images), path)
         return path
 
     def _refuse_nan(self) -> None:

@@ -30,7 +30,7 @@ class Ema:
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
         """Move the average towards the weights of ``network``; buffers are copied."""
-        ours, theirs = list(self.network.parameters()), [p.detach() for p in network.parameters()]
+        ours, theirs = [p.data for p in self.network.parameters()], [p.data for p in network.parameters()]
         torch._foreach_lerp_(ours, theirs, 1 - self.decay_now())
         for mine, other in zip(self.network.buffers(), network.buffers(), strict=True):
             mine.copy_(other)

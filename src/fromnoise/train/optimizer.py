@@ -13,7 +13,7 @@ def build_optimizer(network: nn.Module, settings: TrainSettings) -> torch.optim.
 
 
 def learning_rate(step: int, settings: TrainSettings) -> float:
-    """The step size of the update that follows ``step`` finished ones: linear from 0 over the warm-up, then constant."""
+    """The step size of the update after ``step`` finished ones: linear from 0 over the warm-up, then constant."""
     return settings.lr * min(step / settings.warmup, 1.0) if settings.warmup else settings.lr
 
 

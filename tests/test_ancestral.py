@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from diffusers import DDPMScheduler
+from tests.oracle import VARIANCES, ClosedForm, Function, figure, gaussian_mean, gaussian_network, impulses
 from torch import Tensor
 
 from fromnoise.denoiser import Clip, Denoiser
@@ -16,7 +17,6 @@ from fromnoise.sampler import Ancestral, Sampler, Step, trajectory
 from fromnoise.sampler.base import Denoise
 from fromnoise.schedule import Cosine, DiscreteSchedule, Level, Linear
 from fromnoise.transition import Large, LearnedRange, Small, Variance
-from tests.oracle import VARIANCES, ClosedForm, Function, figure, gaussian_mean, gaussian_network, impulses
 
 PAPER = Linear()
 
@@ -30,7 +30,7 @@ def last(steps: Iterator[Step]) -> Step:
     return step
 
 
-# -------------------------------------------------------------------------------------------------- reference trajectories
+# ----------------------------------------------------------------------------------------------- reference trajectories
 
 
 @pytest.mark.parametrize(("ladder", "length"), [("full", 1000), ("100", 100)])
@@ -47,7 +47,7 @@ def test_trajectory_is_the_reference(name: str, ladder: str, length: int) -> Non
 
 def peer(variance_type: str, steps: int) -> DDPMScheduler:
     """diffusers' sampler over float64 tables: its own are float32, which would hide what is to be seen."""
-    scheduler = DDPMScheduler(variance_type=variance_type, clip_sample=True, timestep_spacing="leading")
+    scheduler = DDPMScheduler(variance_type=variance_type, clip_sample=True)  # pyright: ignore[reportArgumentType]
     scheduler.betas = figure("betas")
     scheduler.alphas = 1 - scheduler.betas
     scheduler.alphas_cumprod = scheduler.alphas.cumprod(0)
@@ -80,7 +80,7 @@ def test_trajectory_is_diffusers(variance_type: str, variance: Variance, steps: 
         torch.testing.assert_close(step.x, x, rtol=0, atol=1e-10)
 
 
-# ----------------------------------------------------------------------------------------------------------- Gaussian data
+# -------------------------------------------------------------------------------------------------------- Gaussian data
 
 
 def exact_denoiser(schedule: DiscreteSchedule, mean: float, deviation: float) -> Denoiser:
@@ -190,7 +190,7 @@ def test_thousand_steps_from_noise_end_in_the_data() -> None:
     assert math.sqrt(spread) == pytest.approx(deviation, rel=0.02)
 
 
-# ---------------------------------------------------------------------------------------------------------------- the loop
+# ------------------------------------------------------------------------------------------------------------- the loop
 
 
 def test_picture_k_is_the_same_in_any_batch() -> None:

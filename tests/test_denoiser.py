@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from tests.oracle import ClosedForm, Function, figure
 from torch import Tensor, nn
 
 from fromnoise.denoiser import Clip, Denoiser
@@ -11,7 +12,6 @@ from fromnoise.noise import GivenNoise
 from fromnoise.parameterization import Epsilon, Parameterization, Sample, Velocity
 from fromnoise.sampler import Ancestral
 from fromnoise.schedule import Cosine, Level, Linear, ScaledLinear, ZeroTerminalSNR, noisy
-from tests.oracle import ClosedForm, Function, figure
 
 SCHEDULE = Linear()
 
@@ -65,7 +65,7 @@ def test_x_0_is_clipped_before_the_posterior_mean_is_taken() -> None:
     assert (x_0.abs() == 1).float().mean() > 0.9  # the clip had something to do
 
 
-# ------------------------------------------------------------------------------------------------- what the network is given
+# -------------------------------------------------------------------------------------------- what the network is given
 
 
 def test_network_is_told_the_time_of_every_picture_and_the_condition() -> None:
@@ -107,7 +107,7 @@ def test_x_t_reaches_the_network_scaled() -> None:
     torch.testing.assert_close(output, x_t / (a / 4 + 1 - a).sqrt(), rtol=1e-13, atol=0)
 
 
-# ---------------------------------------------------------------------------------------------------- the learned variance
+# ------------------------------------------------------------------------------------------------- the learned variance
 
 
 def test_second_half_of_the_channels_is_the_raw_variance() -> None:
@@ -122,7 +122,7 @@ def test_second_half_of_the_channels_is_the_raw_variance() -> None:
         assert torch.equal(learned.raw_variance, 0.5 * torch.tanh(x_t))
 
 
-# ------------------------------------------------------------------------------------------------------------- precision
+# ------------------------------------------------------------------------------------------------------------ precision
 
 
 class Convolution(nn.Module):
@@ -172,7 +172,7 @@ def test_gradient_reaches_the_network() -> None:
     assert network.inner.weight.grad.abs().max() > 0
 
 
-# --------------------------------------------------------------------------------------------------------------- refusals
+# ------------------------------------------------------------------------------------------------------------- refusals
 
 
 def test_epsilon_is_refused_where_no_signal_is_left() -> None:

@@ -1,6 +1,7 @@
 """Densities and divergences against torch.distributions; the decoder's grey levels add up to 1."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -58,7 +59,7 @@ def test_a_point_samples_its_mean() -> None:
     assert torch.equal(point.sample(torch.randn(2, 3, 4, 4)), point.mean)
 
 
-# ------------------------------------------------------------------------------------------------------------ equation 13
+# ---------------------------------------------------------------------------------------------------------- equation 13
 
 
 @pytest.mark.parametrize("log_variance", [-16.0, -9.8167, -6.0, -2.0, 1.0])
@@ -77,7 +78,7 @@ def test_grey_levels_have_the_probability_of_their_bins(log_variance: float) -> 
     # The bins' edges in grey levels, to infinity at both ends; the normal CDF from erf instead of tanh.
     edges = [-math.inf, *((k + 0.5) / 127.5 - 1 for k in range(255)), math.inf]
     cdf = [0.5 * (1 + math.erf((e - mean) / deviation / math.sqrt(2))) for e in edges]
-    exact = torch.tensor([b - a for a, b in zip(cdf, cdf[1:], strict=False)], dtype=torch.float64)
+    exact = torch.tensor([b - a for a, b in pairwise(cdf)], dtype=torch.float64)
     # The tanh form is off by at most 2e-4 at each edge.
     torch.testing.assert_close(gaussian.discretized_log_prob(LEVELS).exp(), exact, rtol=0, atol=4e-4)
 

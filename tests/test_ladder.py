@@ -4,10 +4,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.oracle import figure
 
 from fromnoise.ladder import All, Spacing, Strided
 from fromnoise.schedule import Constant, Linear, Schedule
-from tests.oracle import figure
 
 PAPER = Linear()
 
@@ -17,7 +17,7 @@ PAPER = Linear()
 )
 def test_ladder_is_the_reference(spacing: Spacing, name: str) -> None:
     # The fixture counts 0 … T−1, upwards; a ladder counts T … 1, and ends at the clean picture.
-    expected = [*(t + 1.0 for t in reversed(sorted(figure(f"timesteps/{name}").tolist()))), 0.0]
+    expected = [*(t + 1.0 for t in sorted(figure(f"timesteps/{name}").tolist(), reverse=True)), 0.0]
     assert spacing.ladder(PAPER).tolist() == expected
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.oracle import Function
 from torch import Tensor
 
 from fromnoise.denoiser import Denoiser
@@ -14,11 +15,10 @@ from fromnoise.noise import GivenNoise, SeededNoise, generator, key_to_seed
 from fromnoise.objective import Objective
 from fromnoise.parameterization import Epsilon
 from fromnoise.schedule import Cosine, DiscreteSchedule, Linear, noisy
-from tests.oracle import Function
 
 SHAPE = (3, 5, 4)
 
-# ------------------------------------------------------------------------------------------------------- seeded pictures
+# ------------------------------------------------------------------------------------------------------ seeded pictures
 
 
 @given(st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=6))
@@ -62,7 +62,7 @@ def test_global_generator_is_left_alone() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-# ------------------------------------------------------------------------------------------------------------------ keys
+# ----------------------------------------------------------------------------------------------------------------- keys
 
 
 def test_keys_are_told_apart() -> None:
@@ -111,7 +111,7 @@ def test_given_noise_gives_what_it_was_given_and_no_more() -> None:
         noise()
 
 
-# -------------------------------------------------------------------------------------- the noise a network is trained on
+# ------------------------------------------------------------------------------------ the noise a network is trained on
 
 
 def exact_draw(*shape: int) -> Tensor:

@@ -6,13 +6,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.oracle import ClosedForm, Function, figure, pictures
 from torch import Tensor, nn
 
 from fromnoise.denoiser import Denoiser
 from fromnoise.objective import Even, Objective, UniformSteps, Weighting
 from fromnoise.parameterization import Epsilon, Parameterization, Sample, Velocity
 from fromnoise.schedule import Constant, Level, Linear
-from tests.oracle import ClosedForm, Function, figure, pictures
 
 PAPER = Linear()
 
@@ -41,7 +41,7 @@ def draw(batch: int) -> tuple[Tensor, Tensor, Tensor]:
     return x_0, torch.rand(batch, dtype=torch.float64), eps
 
 
-# ------------------------------------------------------------------------------------------------------------- the times
+# ------------------------------------------------------------------------------------------------------------ the times
 
 
 @given(st.integers(2, 300))
@@ -62,7 +62,7 @@ def test_times_of_random_numbers_are_uniform() -> None:
     assert abs(chi_square - 999) < 4 * (2 * 999) ** 0.5
 
 
-# -------------------------------------------------------------------------------------------------------------- the loss
+# ------------------------------------------------------------------------------------------------------------- the loss
 
 
 @pytest.mark.parametrize("kind", [Epsilon(), Sample(), Velocity()], ids=lambda kind: type(kind).__name__)

@@ -7,11 +7,11 @@ import torch
 from diffusers import DDPMScheduler
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.oracle import figure
 from torch import Tensor
 
 from fromnoise.parameterization import Epsilon, Parameterization, Sample, Velocity
 from fromnoise.schedule import Cosine, DiscreteSchedule, Level, Linear, ScaledLinear, ZeroTerminalSNR, noisy
-from tests.oracle import figure
 
 KINDS: list[Parameterization] = [Epsilon(), Sample(), Velocity()]
 every = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: type(kind).__name__)
@@ -64,6 +64,18 @@ def test_targets_are_their_definitions() -> None:
     expected = {Epsilon: eps, Sample: x_0, Velocity: a.sqrt() * eps - (1 - a).sqrt() * x_0}
     for kind in KINDS:
         torch.testing.assert_close(kind.target(x_0, eps, level), expected[type(kind)], rtol=0, atol=2e-12)
+
+
+@given(signal=st.floats(0.01, 1), sigma=st.floats(0.01, 80))
+def test_targets_are_their_definitions_at_any_level(signal: float, sigma: float) -> None:
+    """Reading back would also succeed with another choice of c_skip: what the network is asked for must be checked."""
+    one = torch.tensor(1.0, dtype=torch.float64)
+    x_0, eps = draws(1)
+    velocity = (signal * eps - sigma * x_0) / (signal**2 + sigma**2)
+    expected = {Epsilon: eps, Sample: x_0, Velocity: velocity}
+    for kind in KINDS:
+        target = kind.target(x_0, eps, Level(one, one * signal, one * sigma))
+        torch.testing.assert_close(target, expected[type(kind)], rtol=0, atol=1e-12 * (1 + 1 / sigma))
 
 
 def test_velocity_is_diffusers() -> None:

@@ -1,4 +1,4 @@
-"""Every table against its formula in other arithmetic, the reference figures and diffusers; the clock and its inverse."""
+"""Every table against its formula in other arithmetic, the reference and diffusers; the clock and its inverse."""
 
 import math
 from collections.abc import Callable
@@ -10,6 +10,7 @@ import torch
 from diffusers import DDPMScheduler
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.oracle import exact_linear, figure, relative_error
 from torch import Tensor
 
 from fromnoise.schedule import (
@@ -26,7 +27,6 @@ from fromnoise.schedule import (
     cast,
     noisy,
 )
-from tests.oracle import exact_linear, figure, relative_error
 
 EVERY: dict[str, DiscreteSchedule] = {
     "linear": Linear(),
@@ -50,7 +50,7 @@ def nodes(schedule: DiscreteSchedule) -> Tensor:
     return torch.arange(1, int(schedule.horizon) + 1, dtype=torch.float64)
 
 
-# ----------------------------------------------------------------------------------------------------- the paper's table
+# ---------------------------------------------------------------------------------------------------- the paper's table
 
 
 def test_linear_is_the_papers_to_twelve_digits() -> None:
@@ -80,7 +80,7 @@ def test_linear_of_other_lengths_scales_the_ends(steps: int) -> None:
         assert Linear(steps=steps).alpha_bar[-1].log().item() == pytest.approx(-10.1, abs=1.2)
 
 
-# ------------------------------------------------------------------------------------------------------ the other tables
+# ----------------------------------------------------------------------------------------------------- the other tables
 
 
 def share(i: int, steps: int) -> float:
@@ -181,14 +181,14 @@ PEERS: dict[str, tuple[DiscreteSchedule, dict[str, Any]]] = {
 def test_table_is_diffusers_within_its_float32(name: str) -> None:
     ours, settings = PEERS[name]
     peer = DDPMScheduler(**settings)
-    # A rescaled β is 1 − a ratio of squares, each off by some 6e-8 over there: too much where hardly any signal is left.
+    # A rescaled β is 1 − a ratio of squares, each off by some 6e-8 there: too much where hardly any signal is left.
     kept = slice(None, 900) if isinstance(ours, ZeroTerminalSNR) else slice(None)
     torch.testing.assert_close(ours.beta[kept], peer.betas.double()[kept], rtol=1e-6, atol=2e-6)
     # atol: ᾱ is a running product in float32 there, a thousand roundings of 6e-8 at most.
     torch.testing.assert_close(ours.alpha_bar[1:], peer.alphas_cumprod.double(), rtol=0, atol=2e-5)
 
 
-# ------------------------------------------------------------------------------------------------------ levels, the clock
+# ---------------------------------------------------------------------------------------------------- levels, the clock
 
 
 @every
@@ -290,7 +290,7 @@ def test_beta_may_be_one_in_the_last_step_only() -> None:
     assert Given(values=(0.1, 1.0))(2).signal == 0
 
 
-# ----------------------------------------------------------------------------------------------------- casting and noise
+# ---------------------------------------------------------------------------------------------------- casting and noise
 
 
 @pytest.mark.parametrize(
@@ -325,7 +325,7 @@ def test_noisy_is_equation_4_and_diffusers() -> None:
     for b in range(4):
         by_hand = math.sqrt(a[b]) * x_0[b] + math.sqrt(1 - a[b]) * eps[b]
         torch.testing.assert_close(ours[b], by_hand, rtol=0, atol=1e-13)
-    peer = DDPMScheduler().add_noise(x_0.float(), eps.float(), torch.as_tensor(times - 1, dtype=torch.int32))
+    peer = DDPMScheduler().add_noise(x_0.float(), eps.float(), times - 1)  # pyright: ignore[reportArgumentType]
     torch.testing.assert_close(ours.float(), peer, rtol=0, atol=1e-5)
 
 

@@ -2,11 +2,13 @@
 
 import math
 from decimal import Decimal, localcontext
+from functools import partial
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.oracle import VARIANCES, ClosedForm, exact_linear, figure, pictures, relative_error
 from torch import Tensor
 
 from fromnoise.denoiser import Clip, Denoiser
@@ -25,7 +27,6 @@ from fromnoise.transition import (
     posterior_log_variance,
     reverse,
 )
-from tests.oracle import VARIANCES, ClosedForm, exact_linear, figure, pictures, relative_error
 
 PAPER = Linear()
 SCHEDULES: dict[str, DiscreteSchedule] = {
@@ -46,7 +47,7 @@ def ones(level: Level) -> Tensor:
     return torch.ones(level.t.numel(), 1, 1, 1, dtype=torch.float64)
 
 
-# --------------------------------------------------------------------------------------------------------- equations 6, 7
+# ------------------------------------------------------------------------------------------------------- equations 6, 7
 
 
 def test_neighbouring_steps_give_the_papers_tables_to_twelve_digits() -> None:
@@ -70,18 +71,16 @@ def test_neighbouring_steps_give_the_papers_tables_to_twelve_digits() -> None:
 def test_neighbouring_steps_give_the_reference_tables() -> None:
     t, s = neighbours(PAPER)
     x, nothing = ones(t), torch.zeros(1000, 1, 1, 1, dtype=torch.float64)
-    close = {"rtol": 1e-12, "atol": 1e-15}
-    torch.testing.assert_close(posterior(nothing, x, t, s).mean.flatten(), figure("posterior_mean_coef1"), **close)
-    torch.testing.assert_close(posterior(x, nothing, t, s).mean.flatten(), figure("posterior_mean_coef2"), **close)
-    torch.testing.assert_close(
-        posterior(x, x, t, s).log_variance.flatten().exp(), figure("posterior_variance"), **close
-    )
+    close = partial(torch.testing.assert_close, rtol=1e-12, atol=1e-15)
+    close(posterior(nothing, x, t, s).mean.flatten(), figure("posterior_mean_coef1"))
+    close(posterior(x, nothing, t, s).mean.flatten(), figure("posterior_mean_coef2"))
+    close(posterior(x, x, t, s).log_variance.flatten().exp(), figure("posterior_variance"))
     second = PAPER(2), PAPER(1)
     clipped = reverse(x, x, None, t, s, Small(), second).log_variance.flatten()
-    torch.testing.assert_close(clipped, figure("posterior_log_variance_clipped"), **close)
+    close(clipped, figure("posterior_log_variance_clipped"))
     large = reverse(x, x, None, t, s, Large(), second).log_variance.flatten()
     expected = torch.cat([figure("posterior_variance")[1:2], figure("betas")[1:]]).log()
-    torch.testing.assert_close(large, expected, **close)
+    close(large, expected)
 
 
 pairs = st.tuples(st.integers(1, 1000), st.integers(1, 1000)).filter(lambda p: p[0] != p[1])
@@ -107,14 +106,14 @@ def test_posterior_is_bayes_rule(pair: tuple[int, int], name: str, x_0: float, x
     st.lists(st.integers(1, 1000), min_size=3, max_size=3, unique=True), st.sampled_from(["linear", "quad", "cosine"])
 )
 def test_the_chain_is_consistent(times: list[int], name: str) -> None:
-    """Two steps make one: q(x_t | x_s) after q(x_s | x_r) is q(x_t | x_r), and after the posterior it is q(x_s | x_0)."""
+    """q(x_t | x_s) after q(x_s | x_r) is q(x_t | x_r); the posterior leads back from q(x_t | x_0) to q(x_s | x_0)."""
     r, s, t = (SCHEDULES[name](i) for i in sorted(times))
     gain = (t.signal / s.signal).square()
     composed = gain * forward_log_variance(s, r).exp() + forward_log_variance(t, s).exp()
     assert composed.item() == pytest.approx(forward_log_variance(t, r).exp().item(), rel=1e-9)
     clean = SCHEDULES[name](0)
     assert forward_log_variance(t, clean).exp().item() == pytest.approx(t.sigma.square().item(), rel=1e-12)
-    # q(x_s | x_0) is the posterior averaged over x_t: as means and variances of q(x_t | x_0) pass through its two factors.
+    # q(x_s | x_0) is the posterior averaged over x_t ~ q(x_t | x_0): mean and variance pass through its two factors.
     one, nothing = torch.ones(1, 1, 1, 1, dtype=torch.float64), torch.zeros(1, 1, 1, 1, dtype=torch.float64)
     from_x_0, from_x_t = posterior(nothing, one, t, s).mean, posterior(one, nothing, t, s).mean
     assert (from_x_0 + from_x_t * t.signal).item() == pytest.approx(s.signal.item(), rel=1e-9)
@@ -125,7 +124,7 @@ def test_the_chain_is_consistent(times: list[int], name: str) -> None:
 @pytest.mark.parametrize("steps", [2, 10, 100, 999])
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_shortened_ladders_have_the_betas_of_their_own(name: str, steps: int) -> None:
-    """β = 1 − ᾱ_t / ᾱ_s; a chain made of these β has the same ᾱ at the times that are left (Nichol & Dhariwal, eq. 19)."""
+    """β = 1 − ᾱ_t / ᾱ_s; a chain of these β has the same ᾱ at the times that are left (Nichol & Dhariwal, eq. 19)."""
     schedule = SCHEDULES[name]
     steps = min(steps, int(schedule.horizon))
     ladder = Strided(steps=steps).ladder(schedule)
@@ -147,7 +146,7 @@ def test_without_signal_at_the_end_the_posterior_forgets_x_t() -> None:
     assert forward_log_variance(t, s).item() == 0
 
 
-# -------------------------------------------------------------------------------------------------------------- variances
+# ------------------------------------------------------------------------------------------------------------ variances
 
 
 def test_learned_range_reaches_from_small_to_large() -> None:
@@ -217,7 +216,7 @@ def test_arithmetic_is_done_in_float64_and_cast_once() -> None:
     torch.testing.assert_close(half.log_variance.double(), exact.log_variance, rtol=1e-7, atol=0)
 
 
-# --------------------------------------------------------------------------------------- the bound, put together from them
+# ------------------------------------------------------------------------------------ the bound, put together from them
 
 
 @pytest.mark.parametrize("name", VARIANCES)

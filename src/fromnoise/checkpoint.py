@@ -6,7 +6,8 @@
     RUN/checkpoints/000050000/          model, ema, optimizer (.safetensors) and state.json
 
 A checkpoint is written aside, synced, and renamed: it is whole or absent. ``state.json`` holds the size and the SHA-256
-of every file, so that damage is noticed before anything is built on it. Nothing here reads or writes a pickle.
+of every file, and one of itself, so that damage is noticed before anything is built on it. Nothing here reads or writes
+a pickle.
 """
 
 import contextlib
@@ -85,6 +86,7 @@ class RunFolder:
                     write_weights(file, tensors[name], config=config, images=images, what=name)
                     files[file.name] = {"bytes": file.stat().st_size, "sha256": _digest(file)}
                 record = {"format": FORMAT, "images": images, "files": files, "state": state}
+                record["sha256"] = _digest_of_record(record)
                 _write_whole(aside / "state.json", json.dumps(record, indent=1).encode())
                 _sync(aside)
                 if final.exists():  # Only after a damaged one was passed over, or nothing was trained in between.
@@ -95,9 +97,13 @@ class RunFolder:
                 shutil.rmtree(aside, ignore_errors=True)
         return final
 
-    def prune(self, keep: int) -> None:
-        """Remove all but the newest ``keep`` checkpoints."""
-        for old in self._newest_first()[keep:]:
+    def prune(self, keep: int, images: int) -> None:
+        """Remove all but the newest ``keep`` checkpoints, the one of ``images`` just written being the newest.
+
+        Later ones than that were damaged, or the run would have gone on from them; they must not count as kept.
+        """
+        whole = [folder for folder in self._newest_first() if int(folder.name) <= images]
+        for old in set(self._newest_first()) - set(whole[:keep]):
             shutil.rmtree(old, ignore_errors=True)
 
     def latest(self) -> "tuple[Checkpoint | None, list[Damaged]]":
@@ -145,9 +151,11 @@ class Checkpoint:
     def open(folder: Path) -> "Checkpoint":
         """Check sizes and digests. Raises :class:`Damaged` naming the first file that is wrong."""
         try:
-            record = json.loads((folder / "state.json").read_text())
-            files, images, state = record["files"], int(record["images"]), record["state"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            record = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+            if record.pop("sha256") != _digest_of_record(record):
+                raise ValueError("not what was written")
+            files, images, state = record["files"], record["images"], record["state"]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise Damaged(f"checkpoint {folder}: state.json is missing or damaged") from error
         for name in (f"{stem}.safetensors" for stem in _FILES):
             file = folder / name
@@ -224,6 +232,10 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _digest_of_record(record: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def _digest(path: Path) -> str:

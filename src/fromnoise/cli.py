@@ -7,6 +7,7 @@ nothing else. torch is imported only when a verb runs, so that --help answers at
 import argparse
 import importlib
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -35,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except Exception as error:
         if debug:
-            raise
+            traceback.print_exc()
         known = error if isinstance(error, FromnoiseError) else _out_of_memory(error)
         if known is not None:
             _complain(str(known))

@@ -59,6 +59,17 @@ class DataSettings:
     strict: bool = False
     """Refuse a folder with unreadable pictures, where they are otherwise skipped."""
 
+    def __post_init__(self) -> None:
+        """Raises ``WrongUse`` for values that make no sense."""
+        for name in ("height", "width"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise WrongUse(f"[data] {name} = {value}: must be at least 1 pixel")
+        if self.channels not in {None, 1, 3, 4}:
+            raise WrongUse(f"[data] channels = {self.channels}: known are 1 (grey), 3 (RGB) and 4 (RGBA)")
+        if not 0 <= self.held_out < 1:
+            raise WrongUse(f"[data] held_out = {self.held_out}: is a share, from 0 up to but not including 1")
+
 
 class NetworkSettings(ABC):
     """[network]: which network, and of what size."""
@@ -77,6 +88,17 @@ class UNetSettings(NetworkSettings):
     attention_resolutions: tuple[int, ...] = (16,)
     channel_mult: tuple[int, ...] = (1, 2, 2, 2)
     dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Raises ``WrongUse`` for values that describe no network."""
+        if self.model_channels < 4 or self.num_res_blocks < 1:
+            wrong = "model_channels" if self.model_channels < 4 else "num_res_blocks"
+            least = 4 if self.model_channels < 4 else 1
+            raise WrongUse(f"[network] {wrong} = {getattr(self, wrong)}: must be at least {least}")
+        if not self.channel_mult or min(self.channel_mult) < 1:
+            raise WrongUse(f"[network] channel_mult = {list(self.channel_mult)}: needs a number, at least 1, a level")
+        if not 0 <= self.dropout < 1:
+            raise WrongUse(f"[network] dropout = {self.dropout}: must lie between 0 and 1, 1 not included")
 
     def build(self, in_channels: int, out_channels: int, size: tuple[int, int], num_classes: int) -> nn.Module:
         """Raises ``WrongUse`` for settings that describe no network, and for a size its levels do not divide."""
@@ -102,6 +124,11 @@ class SamplingSettings:
     spacing: Spacing = field(default_factory=All)
     clip: float = 1.0
     """x_0 is kept within ± this; 0 for no limit."""
+
+    def __post_init__(self) -> None:
+        """Raises ``WrongUse`` for a negative limit."""
+        if not self.clip >= 0:
+            raise WrongUse(f"[sampling] clip = {self.clip}: must not be negative")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,10 +203,17 @@ def read_toml(text: str, source: str) -> dict[str, Any]:
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """``above`` wins, table by table. A table with another ``kind`` replaces the one below as a whole."""
+    """``above`` wins, table by table. A table with another ``kind`` replaces the one below as a whole.
+
+    A word is short for a table with that ``kind`` alone, here too.
+    """
     merged = dict(below)
     for key, value in above.items():
         old = merged.get(key)
+        if isinstance(old, Mapping) and isinstance(value, str) and old.get("kind") == value:
+            continue
+        if isinstance(old, str) and isinstance(value, Mapping):
+            old = {"kind": old}
         if (
             isinstance(old, Mapping)
             and isinstance(value, Mapping)
@@ -238,7 +272,7 @@ def build_network(config: Config) -> nn.Module:
     data = config.data
     if data.height is None or data.width is None or data.channels is None:
         raise WrongUse("[data] height, width and channels must be known before the network can be built")
-    doubled = 2 if _variance(config) is LearnedRange else 1
+    doubled = 2 if learns_variance(config) else 1
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
         return config.network.build(
@@ -258,11 +292,16 @@ def build_denoiser(config: Config, network: nn.Module, *, training: bool) -> Den
 
 
 def build_pipeline(config: Config, network: nn.Module) -> Pipeline:
-    """The trained thing."""
+    """The trained thing. Raises ``WrongUse`` for parts that do not fit."""
     data, sampling = config.data, config.sampling
     assert data.channels is not None and data.height is not None and data.width is not None
+    denoiser = build_denoiser(config, network, training=False)
+    try:
+        sampling.spacing.ladder(config.schedule)
+    except ValueError as error:
+        raise WrongUse(f"[sampling.spacing] {error}") from error
     return Pipeline(
-        denoiser=build_denoiser(config, network, training=False),
+        denoiser=denoiser,
         codec=config.codec,
         shape=(data.channels, data.height, data.width),
         sampler=sampling.sampler,
@@ -271,8 +310,9 @@ def build_pipeline(config: Config, network: nn.Module) -> Pipeline:
     )
 
 
-def _variance(config: Config) -> type:
-    return type(getattr(config.sampling.sampler, "variance", None))
+def learns_variance(config: Config) -> bool:
+    """Whether the network has a second output for the variance."""
+    return isinstance(getattr(config.sampling.sampler, "variance", None), LearnedRange)
 
 
 def _fields(settings: Any) -> dict[str, Any]:
@@ -290,11 +330,12 @@ def _object(wanted: Any, value: Any, where: str, source: str) -> Any:
     if not isinstance(value, Mapping):
         raise WrongUse(f"{source}: {label}should be a table of settings, not {value!r}")
     rest = dict(value)
+    kind = None
     if table is not None:
         kind = rest.pop("kind", None)
         if kind is None:
             kind = next(iter(table))
-        if kind not in table:
+        if not isinstance(kind, str) or kind not in table:
             raise WrongUse(f"{source}: {label}kind = {kind!r} is not known; {nearest(str(kind), table)}")
         wanted = table[kind]
     assert inspect.isclass(wanted)
@@ -303,7 +344,8 @@ def _object(wanted: Any, value: Any, where: str, source: str) -> Any:
     for key in rest:
         if key not in names:
             what = "section" if not where else "key"
-            raise WrongUse(f"{source}: {label}{key}: no such {what}; {nearest(key, names)}")
+            hint = nearest(key, names) if names else f"kind = {kind!r} has none; known kinds: {', '.join(table or ())}"
+            raise WrongUse(f"{source}: {label}{key}: no such {what}; {hint}")
     made = {key: _object(hints[key], item, f"{where}.{key}" if where else key, source) for key, item in rest.items()}
     missing = [
         f.name
@@ -326,12 +368,19 @@ def _table(wanted: Any) -> dict[str, type] | None:
 
 def _leaf(wanted: Any, value: Any, where: str, source: str) -> Any:
     try:
-        return pydantic.TypeAdapter(wanted).validate_python(value, strict=False)
+        return pydantic.TypeAdapter(wanted).validate_python(_exact(value), strict=True)
     except pydantic.ValidationError as error:
         complaint = error.errors(include_url=False)[0]["msg"]
-        complaint = complaint.removeprefix("Input ")
+        complaint = complaint.removeprefix("Input ").replace("valid tuple", "list")
         section, _, key = where.rpartition(".")
         raise WrongUse(f"{source}: [{section}] {key} = {value!r}: {complaint}") from error
+
+
+def _exact(value: Any) -> Any:
+    """TOML as strict types want it: a list is a tuple, and 1e5 may stand where a whole number is asked for."""
+    if isinstance(value, list):
+        return tuple(_exact(item) for item in value)
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _plain(value: Any, wanted: Any = None) -> Any:

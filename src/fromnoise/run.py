@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from fromnoise import checkpoint
-from fromnoise.config import Config, build_network, build_pipeline, parse, read_toml
+from fromnoise.config import Config, build_network, build_pipeline, learns_variance, parse, read_toml
 from fromnoise.errors import FromnoiseError, WrongUse
 from fromnoise.pipeline import Pipeline
 from fromnoise.types import ImageArray
@@ -75,7 +75,7 @@ def open_run(path: str | Path, *, weights: str = "ema", device: str | torch.devi
         network.load_state_dict(tensors)
         images = int(metadata["images"])
     except (WrongUse, RuntimeError, KeyError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        reason = " ".join(str(error).split())[:300]
         raise FromnoiseError(f"{file} does not fit the settings that it carries: {reason}") from error
     network.to(pick_device(device)).eval().requires_grad_(False)
     return Run(path, config, build_pipeline(config, network), images, warnings)
@@ -97,4 +97,6 @@ def pick_device(device: str | torch.device | None = None) -> torch.device:
 
 def with_config(run: Run, config: Config) -> Run:
     """The same trained network under other settings of sampling. Raises ``WrongUse`` for parts that do not fit."""
+    if learns_variance(config) and not learns_variance(run.config):
+        raise WrongUse("variance learned_range: this model was trained without a learned variance; take small or large")
     return replace(run, config=config, pipeline=build_pipeline(config, run.pipeline.denoiser.network))

@@ -110,7 +110,7 @@ def _train_tree(args: Any) -> dict[str, Any]:
     lengths = {name: getattr(args, name) for name in ("steps", "epochs", "images") if getattr(args, name) is not None}
     if args.resolution is not None:
         height, _, width = args.resolution.lower().partition("x")
-        if not height.isdigit() or not (width or height).isdigit():
+        if not height.isdecimal() or not (width or height).isdecimal():
             raise WrongUse(
                 f"--resolution {args.resolution}: should be a number of pixels such as 64, or HxW such as 64x96"
             )
@@ -150,7 +150,7 @@ def _labels(text: str | None, classes: tuple[str, ...], n: int) -> list[int] | N
         word = word.strip()
         if word in classes:
             chosen.append(classes.index(word))
-        elif word.lstrip("-").isdigit():
+        elif word.removeprefix("-").isdecimal():
             if not 0 <= int(word) < len(classes):
                 raise WrongUse(
                     f"--label {word}: out of range; this model's classes are numbered 0 to {len(classes) - 1}"

@@ -58,7 +58,7 @@ class _SwishNorm(torch.autograd.Function):
         y, _, _ = torch.native_group_norm(x, weight, bias, n, c, h * w, ctx.groups, ctx.eps)
         # The kernel takes both in one memory layout, and a gradient may come in the other.
         layout = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
-        grad = torch.ops.aten.silu_backward(grads[0].contiguous(memory_format=layout), y)
+        grad = torch.ops.aten.silu_backward.grad_input(grads[0].contiguous(memory_format=layout), y, grad_input=y)
         dx, dw, db = torch.ops.aten.native_group_norm_backward(
             grad, x, mean, rstd, weight, n, c, h * w, ctx.groups, [True, True, True]
         )

@@ -11,7 +11,7 @@ Three quarters of the digits are trained on; the rest is held out, and the score
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from fromnoise import grid
 from fromnoise.checkpoint import explained
 from fromnoise.config import merge
 from fromnoise.data import Dataset
+from fromnoise.errors import WrongUse
 from fromnoise.metric.features import pixel_features
 from fromnoise.metric.frechet import Statistics, frechet_distance
 from fromnoise.metric.nearest import nearest_labels
@@ -56,16 +57,21 @@ def demo(
     began = time.perf_counter()
     own = {"data": {"path": "digits", "held_out": HELD_OUT}}
     prepared = prepare(merge(own, tree), preset_name="digits", source="the demo")
-    for event in train_run(prepared.config, prepared.training, out, device=device, stop=stop):
-        yield event
-        if isinstance(event, Ended) and not event.finished:
-            return
     held_out = prepared.held_out
-    assert held_out is not None and held_out.labels is not None and prepared.training.labels is not None
+    if held_out is None or held_out.labels is None:
+        raise WrongUse("the demo scores against held-out pictures with labels: data.held_out and data.path must stay")
+    ended = None
+    for ended in train_run(prepared.config, prepared.training, out, device=device, stop=stop):
+        yield ended
+    if not isinstance(ended, Ended) or not ended.finished:
+        return
     labels = sorted(held_out.labels.tolist())
     run = open_run(out, device=device)
     samples = None
     for event in draw(run, len(labels), labels=labels, seed=0, batch_size=len(labels)):
+        if stop.is_set():
+            yield replace(ended, finished=False)
+            return
         yield event
         if isinstance(event, Drawn):
             samples = event.images

@@ -32,6 +32,7 @@ def settle(tree: Mapping[str, Any], *, preset_name: str | None, source: str) -> 
     pictures, and without a size, the largest of 8, 16, 32 and 64 pixels that most of them reach. Raises ``WrongUse``.
     """
     base = preset(preset_name) if preset_name else {}
+    parse(base, f"preset {preset_name}")  # So that a mistake in a person's own file is told by the file's name.
     data = parse({"data": merge(base, tree).get("data", {})}, source).data
     pictures = open_source(data.path, classes=data.classes)
     height = data.height or data.width or _side(pictures)

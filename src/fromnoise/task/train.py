@@ -2,6 +2,7 @@
 
 import math
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +13,17 @@ from torch import Tensor, nn
 
 from fromnoise import grid
 from fromnoise.checkpoint import Checkpoint, RunFolder, explained
-from fromnoise.config import Config, build_denoiser, build_network, build_pipeline, parse, read_toml, to_toml, to_tree
+from fromnoise.config import (
+    Config,
+    build_denoiser,
+    build_network,
+    build_pipeline,
+    learns_variance,
+    parse,
+    read_toml,
+    to_toml,
+    to_tree,
+)
 from fromnoise.data import Dataset
 from fromnoise.errors import FromnoiseError, WrongUse
 from fromnoise.ladder import Strided
@@ -22,7 +33,8 @@ from fromnoise.train.batches import Batches
 from fromnoise.transition import LearnedRange, Small
 
 MAY_CHANGE = {
-    "train": {"steps", "epochs", "images", "report_every", "sample_every", "sample_steps", "checkpoint_every", "keep"}
+    "data": {"path", "strict"},  # The pictures themselves are compared.
+    "train": {"steps", "epochs", "images", "report_every", "sample_every", "sample_steps", "checkpoint_every", "keep"},
 }
 """Settings that a run may be resumed with other values of: they do not touch what a step computes."""
 _GRID = 64
@@ -98,6 +110,13 @@ def train_run(
     network = build_network(config).to(device)
     if device.type == "cuda":
         network = network.to(memory_format=torch.channels_last)  # pyright: ignore - a missing overload
+    # Whatever does not fit is refused before anything is written.
+    if learns_variance(config):
+        raise WrongUse("[sampling.sampler] variance = learned_range: L_simple trains no variance; take small or large")
+    shape = build_pipeline(config, network).shape
+    called = torch.compile(network) if settings.compile else network
+    assert isinstance(called, nn.Module)
+    denoiser = build_denoiser(config, called, training=True)
     learner = Learner(network, settings)
     if found is not None:
         _resume(learner, found, pictures)
@@ -116,12 +135,9 @@ def train_run(
         warnings=tuple(f"{error}; passed over" for error in damaged),
     )
     run = _Running(folder, config, saved_config, learner, pictures.fingerprint, found)
-    called = torch.compile(network) if settings.compile else network
-    assert isinstance(called, nn.Module)
-    denoiser = build_denoiser(config, called, training=True)
     batches = Batches(
         pictures=pictures,
-        shape=build_pipeline(config, network).shape,
+        shape=shape,
         batch_size=settings.batch_size,
         seed=settings.seed,
         flip=settings.flip,
@@ -162,13 +178,15 @@ class _Running:
         device = next(learner.network.parameters()).device
         self.loss = torch.tensor(state["loss"], dtype=torch.float32, device=device)
         self.grad_norm = torch.tensor(state["grad_norm"], dtype=torch.float32, device=device)
-        self.count, self.seconds = int(state["count"]), 0.0
+        self.count = int(state["count"])
+        self.timed, self.seconds = 0, 0.0  # Only of this process: a resumed run starts its clock anew.
 
     def add(self, report: Report) -> None:
         """Take a step into the sums."""
         self.loss += report.loss
         self.grad_norm += report.grad_norm
         self.count += 1
+        self.timed += 1
         self.seconds += report.seconds
 
     def due(self, every: int) -> bool:
@@ -178,20 +196,23 @@ class _Running:
 
     def measure(self, report: Report) -> dict[str, Any]:
         """Write a line of metrics and start the sums anew. Raises ``FromnoiseError`` if the loss is not a number."""
-        self._refuse_nan()
+        began = time.perf_counter()
+        self._refuse_nan()  # Reads the sums, so it waits for a device that has steps in its queue: their time counts.
+        self.seconds += time.perf_counter() - began
         batch, count = self.config.train.batch_size, max(self.count, 1)
+        grad_norm = self.grad_norm.item() / count
         line = {
             "step": report.step,
             "images": report.images,
             "loss": self.loss.item() / count,
-            "grad_norm": self.grad_norm.item() / count,
+            "grad_norm": grad_norm if math.isfinite(grad_norm) else None,  # JSON knows no infinity.
             "lr": report.lr,
-            "images_per_second": round(count * batch / self.seconds, 3) if self.seconds else None,
+            "images_per_second": round(self.timed * batch / self.seconds, 3),
         }
         self.folder.append_metrics(line)
         self.loss.zero_()
         self.grad_norm.zero_()
-        self.count, self.seconds = 0, 0.0
+        self.count, self.timed, self.seconds = 0, 0, 0.0
         return line
 
     def save(self) -> Path:
@@ -200,7 +221,7 @@ class _Running:
         since = {"loss": self.loss.item(), "grad_norm": self.grad_norm.item(), "count": self.count}
         state = {**self.learner.state(), "since_report": since, "data": self.fingerprint}
         path = self.folder.save(self.learner.images, self.learner.tensors(), state, self.saved_config)
-        self.folder.prune(self.config.train.keep)
+        self.folder.prune(self.config.train.keep, self.learner.images)
         return path
 
     def draw(self) -> Path:
@@ -222,10 +243,13 @@ class _Running:
         return path
 
     def _refuse_nan(self) -> None:
-        if not math.isfinite(self.loss.item()):
+        # A gradient that is not finite makes the weights so, one step before the loss shows it. In float16 that is
+        # expected now and then, and the scaler leaves such a step out.
+        watched = self.loss if self.config.train.precision == "float16" else self.loss + self.grad_norm
+        if not math.isfinite(watched.item()):
             raise FromnoiseError(
-                f"the loss is no longer a number at step {self.learner.step}: nothing was saved after the last good "
-                f"checkpoint in {self.folder.checkpoints}; lower train.lr, or set train.clip = 1"
+                f"the loss or its gradient is no longer a number at step {self.learner.step}: nothing was saved after "
+                f"the last good checkpoint in {self.folder.checkpoints}; lower train.lr, or set train.clip = 1"
             )
 
 
@@ -239,15 +263,21 @@ def _existing(folder: RunFolder, config: Config) -> tuple[Checkpoint | None, lis
         if any(not name.name.startswith(".") for name in folder.path.iterdir()):
             raise WrongUse(f"{folder.path} is not empty and holds no run; choose another --out, nothing was changed")
         return None, []
-    saved = parse(read_toml(folder.config.read_text(encoding="utf-8"), str(folder.config)), str(folder.config))
+    try:
+        text = folder.config.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise FromnoiseError(f"cannot read {folder.config}: {error}") from error
+    saved = parse(read_toml(text, str(folder.config)), str(folder.config))
+    found, damaged = folder.latest()
+    if found is None and not damaged:  # Cut off before the first checkpoint (too little memory, say): nothing to lose.
+        return None, []
     changed = _differences(to_tree(saved), to_tree(config))
     if changed:
         raise WrongUse(
             f"{folder.path} was started with other settings: {', '.join(changed[:3])}"
             f"{' …' if len(changed) > 3 else ''}; give the same ones to go on, or another --out"
         )
-    found, damaged = folder.latest()
-    if found is None and damaged:
+    if found is None:
         raise damaged[0]
     return found, damaged
 

@@ -67,6 +67,8 @@ class TrainSettings:
         for name in ("lr", "warmup", "clip", "ema_ramp", "sample_every", "checkpoint_every"):
             if not getattr(self, name) >= 0:
                 raise WrongUse(f"[train] {name} = {getattr(self, name)}: must not be negative")
+        if abs(self.seed) >= 2**63:
+            raise WrongUse(f"[train] seed = {self.seed}: must have at most 63 bits")
         if self.batch_size % self.accumulate:
             raise WrongUse(f"[train] accumulate = {self.accumulate} does not divide batch_size = {self.batch_size}")
         if not 0 <= self.ema_decay < 1:

@@ -1,0 +1,391 @@
+"""A run cannot be lost: stopped anywhere, by anything, it goes on as if it had never been stopped, bit for bit."""
+
+import os
+import re
+import shlex
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fromnoise import verb
+from fromnoise.checkpoint import RunFolder, read_weights
+from fromnoise.cli import main
+from fromnoise.data import Dataset
+from fromnoise.errors import FromnoiseError, WrongUse
+from fromnoise.task.train import Ended, Measured, Saved, Started, Trained, train_run
+from fromnoise.train import Learner
+from tests import tiny
+
+EVERYTHING: dict[str, Any] = {
+    "network": {"dropout": 0.3},
+    "train": {"flip": True, "label_dropout": 0.3, "accumulate": 2, "ema_ramp": 0.5},
+}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"network": {"dropout": 0.3}},
+        {"train": {"label_dropout": 0.5, "flip": True}},
+        {"train": {"accumulate": 4}},
+        {"train": {"precision": "bfloat16"}},
+        {"parameterization": {"kind": "velocity"}, **EVERYTHING},
+    ],
+    ids=["plain", "dropout", "labels and flips", "accumulate", "bfloat16", "everything"],
+)
+def test_stopped_in_the_middle_of_a_report_is_as_if_never_stopped(tmp_path: Path, changes: dict[str, Any]) -> None:
+    settings = tiny.config(changes, steps=8, report_every=3)
+    tiny.run(settings, tmp_path / "straight")
+    for stop_at in (4, 5, 6, None):  # 4 and 5 lie between the reports of 3 and 6
+        *_, last = events = tiny.run(settings, tmp_path / "stopped", stop_at=stop_at)
+        assert isinstance(last, Ended) and last.finished is (stop_at is None) and last.step == (stop_at or 8)
+        assert isinstance(events[0], Started)
+    assert events[0].step == 6
+    tiny.assert_same_run(tmp_path / "stopped", tmp_path / "straight")
+    assert [line["step"] for line in tiny.lines(tmp_path / "stopped")] == [3, 6, 8]
+
+
+def test_the_variants_above_do_change_the_run(tmp_path: Path) -> None:
+    """Else they would prove nothing."""
+    plain = tiny.weights(tiny.trained(tmp_path / "plain", steps=2))
+    for k, changes in enumerate(
+        [{"network": {"dropout": 0.3}}, *({"train": {key: EVERYTHING["train"][key]}} for key in EVERYTHING["train"])]
+    ):
+        other = tiny.weights(tiny.trained(tmp_path / str(k), changes, steps=2, warmup=0))
+        assert any(not torch.equal(plain[name], value) for name, value in other.items()), changes
+
+
+def test_a_process_that_vanishes_between_checkpoints_repeats_its_steps(tmp_path: Path) -> None:
+    settings = tiny.config(EVERYTHING, steps=9, report_every=1, checkpoint_every=32)
+    tiny.run(settings, tmp_path / "straight")
+    events = train_run(settings, tiny.digits(), tmp_path / "cut", device=tiny.CPU)
+    for event in events:
+        if isinstance(event, Measured) and event.line["step"] == 7:
+            events.close()  # As a kill would: no save. Steps 5 to 7 are on no disk but in metrics.jsonl.
+            break
+    assert [line["step"] for line in tiny.lines(tmp_path / "cut")] == [1, 2, 3, 4, 5, 6, 7]
+    assert RunFolder(tmp_path / "cut").latest()[0].images == 32
+    assert tiny.run(settings, tmp_path / "cut")[0].step == 4  # pyright: ignore[reportAttributeAccessIssue]
+    tiny.assert_same_run(tmp_path / "cut", tmp_path / "straight")
+
+
+def test_a_damaged_checkpoint_costs_its_own_steps_only(tmp_path: Path) -> None:
+    settings = tiny.config(steps=6, checkpoint_every=16, report_every=1)
+    tiny.run(settings, tmp_path / "straight")
+    tiny.run(settings, tmp_path / "hurt", stop_at=4)
+    os.truncate(tmp_path / "hurt/checkpoints/000000032/ema.safetensors", 1000)
+    started = tiny.run(replace(settings, train=replace(settings.train, keep=1)), tmp_path / "hurt")[0]
+    assert isinstance(started, Started)
+    assert started.step == 2
+    assert started.warnings == (
+        f"checkpoint {tmp_path}/hurt/checkpoints/000000032: ema.safetensors is missing or damaged; passed over",
+    )
+    tiny.assert_same_run(tmp_path / "hurt", tmp_path / "straight")
+
+
+def test_when_all_checkpoints_are_damaged_it_says_so_and_touches_nothing(tmp_path: Path) -> None:
+    settings = tiny.config(steps=2)
+    tiny.run(settings, tmp_path)
+    os.truncate(tmp_path / "checkpoints/000000016/model.safetensors", 1000)
+    before = tiny.contents(tmp_path)
+    with pytest.raises(FromnoiseError, match=r"000000016: model\.safetensors is missing or damaged$") as caught:
+        tiny.run(settings, tmp_path)
+    assert caught.value.exit_code == 1
+    assert tiny.contents(tmp_path) == before
+
+
+def test_a_run_at_its_end_is_left_as_it_is_and_may_be_made_longer(tmp_path: Path) -> None:
+    tiny.run(tiny.config(steps=3), tmp_path / "run")
+    before = tiny.contents(tmp_path / "run")
+    events = tiny.run(tiny.config(steps=3), tmp_path / "run")
+    assert [type(event) for event in events] == [Started, Ended]
+    assert tiny.contents(tmp_path / "run") == before
+    tiny.run(tiny.config(steps=5), tmp_path / "run")
+    tiny.run(tiny.config(steps=5), tmp_path / "straight")
+    tiny.assert_same_bits(tiny.weights(tmp_path / "run"), tiny.weights(tmp_path / "straight"))
+
+
+def test_rate_is_of_the_steps_that_were_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of ten steps between reports nine were done yesterday: they do not count as done in the time of one."""
+    clock = iter(range(10**6))
+    monkeypatch.setattr(time, "perf_counter", lambda: float(next(clock)))  # Every look at the clock is a second later.
+    settings = tiny.config(steps=20, report_every=10)
+    rates = []
+    for stop_at in (9, None):
+        for event in tiny.run(settings, tmp_path, stop_at=stop_at):
+            if isinstance(event, Measured):
+                rates.append(event.line["images_per_second"])
+    assert rates == [8 / 2, 80 / 11]  # A second a step, and one for reading the sums.
+
+
+# ------------------------------------------------------------------------------------------------------------ signals
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 120 steps that nobody has stopped."""
+    out = tmp_path_factory.mktemp("straight") / "run"
+    tiny.run(tiny.config(EVERYTHING, steps=120, report_every=7), out, pictures=tiny.digits(1797))
+    return out
+
+
+def stopped(folder: Path, number: int, after: Callable[[Path], bool], *more: str) -> tuple[int, str, Path]:
+    """A process that trains, and is sent a signal once ``after`` is true of its run folder."""
+    out = folder / "a run"
+    preset = tiny.preset(folder, EVERYTHING)
+    arguments = ["train", "digits", "--out", out, "--preset", preset, "--steps=120", "--set", "train.report_every=7"]
+    with tiny.command(*arguments, *more) as process:
+        until = time.monotonic() + 100
+        while not after(out) and process.poll() is None and time.monotonic() < until:
+            time.sleep(0.002)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=100)
+    return process.returncode, err, out
+
+
+def has_reported(out: Path) -> bool:
+    return (out / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_says_how_to_go_on(
+    tmp_path: Path, straight: Path, number: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, err, out = stopped(tmp_path, number, has_reported)
+    assert code == 130, err
+    *_, last = err.splitlines()
+    said = re.fullmatch(r"fromnoise: stopped and saved at ([\d,]+) pictures in (.+); go on with: fromnoise (.+)", last)
+    assert said is not None, err
+    found, damaged = RunFolder(out).latest()
+    assert damaged == [] and 56 <= found.images < 960
+    assert int(said[1].replace(",", "")) == found.images and said[2] == str(out)
+    assert main(shlex.split(said[3])) == 0  # The very words it has printed.
+    assert f"going on at step {found.images // 8} of 120" in capsys.readouterr().err
+    tiny.assert_same_run(out, straight)
+
+
+def test_killed_outright_while_it_saves_at_every_step(tmp_path: Path, straight: Path) -> None:
+    def has_saved(out: Path) -> bool:
+        return (out / "checkpoints/000000040").exists()
+
+    code, _, out = stopped(tmp_path, signal.SIGKILL, has_saved, "--set", "train.checkpoint_every=8")
+    assert code == -signal.SIGKILL
+    found, damaged = RunFolder(out).latest()
+    assert damaged == [] and 40 <= found.images < 960
+    tiny.run(tiny.config(EVERYTHING, steps=120, report_every=7), out, pictures=tiny.digits(1797))
+    tiny.assert_same_run(out, straight)
+    assert all(path.name.isdigit() for path in (out / "checkpoints").iterdir())
+
+
+def test_a_second_signal_ends_at_once_and_the_handlers_are_put_back() -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with verb._stopping() as stop:
+        assert not stop.is_set()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.is_set()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+# -------------------------------------------------------------------------------------------------- the same settings
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"train": {"lr": 1e-3}}, "train.lr was 0.01, now 0.001"),
+        ({"train": {"seed": 1}}, "train.seed was 0, now 1"),
+        ({"train": {"batch_size": 16}}, "train.batch_size was 8, now 16"),
+        ({"train": {"accumulate": 2}}, "train.accumulate was 1, now 2"),
+        ({"network": {"dropout": 0.1}}, "network.dropout was 0.0, now 0.1"),
+        ({"schedule": {"kind": "cosine"}}, "schedule.kind was 'linear', now 'cosine'"),
+        ({"parameterization": {"kind": "velocity"}}, "parameterization.kind was 'epsilon', now 'velocity'"),
+        ({"data": {"height": 16, "width": 16}}, "data.height was 8, now 16, data.width was 8, now 16"),
+        ({"sampling": {"sampler": {"variance": "small"}}}, "sampling.sampler.variance.kind was 'large', now 'small'"),
+    ],
+)
+def test_another_setting_is_refused_by_name_and_nothing_is_touched(
+    tmp_path: Path, changes: dict[str, Any], told: str
+) -> None:
+    tiny.run(tiny.config(steps=1), tmp_path)
+    before = tiny.contents(tmp_path)
+    with pytest.raises(WrongUse) as caught:
+        tiny.run(tiny.config(changes, steps=1), tmp_path)
+    assert str(caught.value).startswith(f"{tmp_path} was started with other settings: {told}")
+    assert str(caught.value).endswith("; give the same ones to go on, or another --out")
+    assert tiny.contents(tmp_path) == before
+
+
+def test_settings_that_no_step_depends_on_may_change(tmp_path: Path) -> None:
+    tiny.run(tiny.config(steps=2), tmp_path / "run")
+    changed = {"steps": None, "images": 32, "report_every": 2, "sample_every": 16, "sample_steps": 2}
+    kept = {name: value for name, value in changed.items() if value is not None}
+    moved = {"data": {"path": "./digits", "strict": True}}  # The pictures themselves are compared, not their place.
+    tiny.run(tiny.config(moved, **kept, checkpoint_every=8, keep=2), tmp_path / "run")
+    tiny.run(tiny.config(steps=4), tmp_path / "straight")
+    tiny.assert_same_bits(tiny.weights(tmp_path / "run"), tiny.weights(tmp_path / "straight"))
+    assert sorted(path.name for path in (tmp_path / "run/checkpoints").iterdir()) == ["000000024", "000000032"]
+    assert sorted(path.name for path in (tmp_path / "run/samples").iterdir()) == ["000000032.png"]
+
+
+def other_pixels(digits: Dataset) -> Dataset:
+    images = digits.images.copy()
+    images[3, 0, 4, 4] ^= 1
+    return replace(digits, images=images)
+
+
+def other_labels(digits: Dataset) -> Dataset:
+    labels = digits.labels.clone()
+    labels[5] = (labels[5] + 1) % 10
+    return replace(digits, labels=labels)
+
+
+def fewer(digits: Dataset) -> Dataset:
+    return digits.subset(range(len(digits) - 1))
+
+
+@pytest.mark.parametrize("change", [other_pixels, other_labels, fewer])
+def test_other_pictures_are_refused_and_nothing_is_touched(tmp_path: Path, change: Any) -> None:
+    tiny.run(tiny.config(steps=1), tmp_path)
+    before = tiny.contents(tmp_path)
+    with pytest.raises(WrongUse, match="was trained on other pictures: the data has changed since"):
+        tiny.run(tiny.config(steps=2), tmp_path, pictures=change(tiny.digits()))
+    assert tiny.contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["thesis.tex", "config.json", "checkpoints/old.pt"])
+def test_a_folder_that_holds_something_else_is_untouched(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("precious")
+    with pytest.raises(WrongUse, match="is not empty and holds no run; choose another --out, nothing was changed"):
+        tiny.run(tiny.config(steps=1), tmp_path)
+    assert tiny.contents(tmp_path) == {name: b"precious"}
+
+
+@pytest.mark.parametrize("content", ["[tool]\nname = 1\n", "not toml", "\udcff"])
+def test_settings_of_somebody_else_are_untouched(tmp_path: Path, content: str) -> None:
+    (tmp_path / "config.toml").write_bytes(content.encode(errors="surrogateescape"))
+    before = tiny.contents(tmp_path)
+    with pytest.raises(FromnoiseError, match=r"config\.toml"):
+        tiny.run(tiny.config(steps=1), tmp_path)
+    assert tiny.contents(tmp_path) == before
+
+
+def test_a_file_where_the_run_should_be_is_untouched(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("precious")
+    with pytest.raises(WrongUse, match="is a file; --out should name a new folder or a run"):
+        tiny.run(tiny.config(steps=1), tmp_path / "run")
+    assert (tmp_path / "run").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"schedule": {"steps": 10}}, "a linear schedule of 10 steps reaches beta = 2"),
+        ({"schedule": {"kind": "zero_terminal_snr", "base": "linear"}}, "Epsilon cannot be used with ZeroTerminalSNR"),
+        ({"sampling": {"sampler": {"variance": "learned_range"}}}, "L_simple trains no variance"),
+        ({"sampling": {"spacing": {"kind": "strided", "steps": 51}}}, "steps = 51: this schedule allows 1 to 50"),
+        ({"data": {"height": 9}, "network": {"channel_mult": [1, 1]}}, "height = 9: the network's 2 levels"),
+        ({"network": {"attention_resolutions": [7]}}, "none is the size of a level"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_a_folder_is_made(
+    tmp_path: Path, changes: dict[str, Any], complaint: str
+) -> None:
+    with pytest.raises(WrongUse, match=re.escape(complaint)):
+        tiny.run(tiny.config(changes, steps=1), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_settings_may_change_after_a_start_that_saved_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the message about too little memory asks for must be possible."""
+
+    def no_memory(*_: Any, **__: Any) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fromnoise.train.loop._step", no_memory)
+        with pytest.raises(MemoryError):
+            tiny.run(tiny.config(steps=1), tmp_path)
+    tiny.run(tiny.config(steps=1, accumulate=4), tmp_path)
+    assert RunFolder(tmp_path).latest()[0].images == 8
+
+
+# ------------------------------------------------------------------------------------------------------- not a number
+
+
+def assert_all_finite(out: Path) -> list[str]:
+    """Every tensor of every checkpoint."""
+    found = sorted((out / "checkpoints").iterdir())
+    for file in (file for folder in found for file in folder.glob("*.safetensors")):
+        assert all(value.isfinite().all() for value in read_weights(file)[0].values()), file
+    return [folder.name for folder in found]
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run_and_is_not_saved(tmp_path: Path) -> None:
+    settings = tiny.config(steps=50, lr=1e30, warmup=0, clip=0, checkpoint_every=8, report_every=1)
+    with pytest.raises(FromnoiseError) as caught:
+        tiny.run(settings, tmp_path)
+    assert re.fullmatch(
+        r"the loss or its gradient is no longer a number at step \d+: nothing was saved after the last good checkpoint in "
+        r"\S+; lower train\.lr, or set train\.clip = 1",
+        str(caught.value),
+    )
+    assert caught.value.exit_code == 1
+    assert_all_finite(tmp_path)
+    assert all(
+        "NaN" not in line and "Inf" not in line for line in (tmp_path / "metrics.jsonl").read_text().splitlines()
+    )
+
+
+def test_a_gradient_that_is_not_finite_is_noticed_before_the_loss_shows_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss of the step is fine, yet the weights after it are ruined: they must not be saved."""
+    make = Learner.__init__
+
+    def hooked(self: Learner, *arguments: Any) -> None:
+        make(self, *arguments)
+        weight = next(self.network.parameters())
+        weight.register_hook(lambda grad: grad * float("inf") if self.step == 2 else grad)
+
+    monkeypatch.setattr(Learner, "__init__", hooked)
+    with pytest.raises(FromnoiseError, match="no longer a number at step 3"):
+        tiny.run(tiny.config(steps=6, checkpoint_every=8), tmp_path)
+    assert assert_all_finite(tmp_path) == ["000000008", "000000016"]
+
+
+# -------------------------------------------------------------------------------------------------------------- grids
+
+
+def test_grids_have_the_same_noise_every_time(tmp_path: Path) -> None:
+    """Weights that stand still give the same grid at every moment; weights that move give another."""
+    many = {"sample_every": 16, "sample_steps": 3, "steps": 6}
+    still = tiny.run(tiny.config(lr=0.0, **many), tmp_path / "still")
+    drawn = [event.path for event in still if isinstance(event, Saved) and event.path.suffix == ".png"]
+    assert [path.name for path in drawn] == ["000000016.png", "000000032.png", "000000048.png"]
+    assert len({path.read_bytes() for path in drawn}) == 1
+    tiny.run(tiny.config(**many), tmp_path / "moving")
+    assert len({path.read_bytes() for path in (tmp_path / "moving/samples").iterdir()}) == 3
+
+
+def test_drawing_grids_does_not_touch_the_training(tmp_path: Path) -> None:
+    tiny.run(tiny.config(EVERYTHING, steps=4, sample_every=8, sample_steps=2), tmp_path / "with")
+    tiny.run(tiny.config(EVERYTHING, steps=4), tmp_path / "without")
+    tiny.assert_same_bits(tiny.weights(tmp_path / "with"), tiny.weights(tmp_path / "without"))
+
+
+def test_events_tell_the_whole_story(tmp_path: Path) -> None:
+    settings = tiny.config(steps=4, report_every=2, sample_every=16, sample_steps=2, checkpoint_every=24)
+    kinds = [type(event) for event in tiny.run(settings, tmp_path)]
+    # A grid at 16 and 32 pictures; a checkpoint at 24 and, as the last step, at 32.
+    step_2, step_4 = [Trained, Measured, Saved], [Trained, Measured, Saved, Saved]
+    assert kinds == [Started, Trained, *step_2, Trained, Saved, *step_4, Ended]

@@ -20,12 +20,12 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from tests import tiny
 from torch import Tensor
 
 from fromnoise import checkpoint
 from fromnoise.checkpoint import Checkpoint, Damaged, RunFolder, read_weights, write_weights
 from fromnoise.errors import FromnoiseError
-from tests import tiny
 
 TENSORS = {
     "model": {"w": torch.linspace(-1, 1, 12).reshape(3, 4), "n": torch.tensor(3)},

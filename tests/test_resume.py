@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests import tiny
 
 from fromnoise import verb
 from fromnoise.checkpoint import RunFolder, read_weights
@@ -20,7 +21,6 @@ from fromnoise.data import Dataset
 from fromnoise.errors import FromnoiseError, WrongUse
 from fromnoise.task.train import Ended, Measured, Saved, Started, Trained, train_run
 from fromnoise.train import Learner
-from tests import tiny
 
 EVERYTHING: dict[str, Any] = {
     "network": {"dropout": 0.3},
@@ -335,8 +335,8 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_is_not_saved(tmp_path: Pa
     with pytest.raises(FromnoiseError) as caught:
         tiny.run(settings, tmp_path)
     assert re.fullmatch(
-        r"the loss or its gradient is no longer a number at step \d+: nothing was saved after the last good checkpoint in "
-        r"\S+; lower train\.lr, or set train\.clip = 1",
+        r"the loss or its gradient is no longer a number at step \d+: nothing was saved after the last good checkpoint "
+        r"in \S+; lower train\.lr, or set train\.clip = 1",
         str(caught.value),
     )
     assert caught.value.exit_code == 1

@@ -282,6 +282,10 @@ def build_network(config: Config) -> nn.Module:
 
 def build_denoiser(config: Config, network: nn.Module, *, training: bool) -> Denoiser:
     """Clipping belongs to sampling, lower precision to training. Raises ``WrongUse`` for parts that do not fit."""
+    if training and learns_variance(config):
+        raise WrongUse(
+            "[sampling.sampler.variance] learned_range cannot be trained by this objective: take small or large"
+        )
     clip = None if training or not config.sampling.clip else Clip(limit=config.sampling.clip)
     precision: torch.dtype = getattr(torch, config.train.precision)
     autocast = precision if training and precision != torch.float32 else None
@@ -338,9 +342,9 @@ def _object(wanted: Any, value: Any, where: str, source: str) -> Any:
         if not isinstance(kind, str) or kind not in table:
             raise WrongUse(f"{source}: {label}kind = {kind!r} is not known; {nearest(str(kind), table)}")
         wanted = table[kind]
-    assert inspect.isclass(wanted)
-    hints = typing.get_type_hints(wanted)
-    names = [f.name for f in dataclasses.fields(wanted)]
+    cls: Any = wanted
+    hints = typing.get_type_hints(cls)
+    names = [f.name for f in dataclasses.fields(cls)]
     for key in rest:
         if key not in names:
             what = "section" if not where else "key"
@@ -349,13 +353,13 @@ def _object(wanted: Any, value: Any, where: str, source: str) -> Any:
     made = {key: _object(hints[key], item, f"{where}.{key}" if where else key, source) for key, item in rest.items()}
     missing = [
         f.name
-        for f in dataclasses.fields(wanted)
+        for f in dataclasses.fields(cls)
         if f.name not in made and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
     ]
     if missing:
         raise WrongUse(f"{source}: {label}{missing[0]} is missing")
     try:
-        return wanted(**made)
+        return cls(**made)
     except WrongUse as error:
         raise WrongUse(f"{source}: {error}") from error
     except ValueError as error:

@@ -17,7 +17,8 @@ def key_to_seed(*key: int | str) -> int:
 
     ``(1, 23)`` and ``(12, 3)`` differ, and so do ``1`` and ``"1"``.
     """
-    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    plain = tuple(part if isinstance(part, str) else int(part) for part in key)  # NumPy's integers print otherwise.
+    digest = hashlib.blake2b(repr(plain).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 

@@ -73,6 +73,8 @@ class SwishNorm(nn.GroupNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         if input.device.type == "cpu" and input.dtype == self.weight.dtype:
+            if not (input.is_contiguous() or input.is_contiguous(memory_format=torch.channels_last)):
+                input = input.contiguous(memory_format=torch.channels_last)  # The kernels take no slices.
             if torch.is_grad_enabled():
                 return _SwishNorm.apply(input, self.weight, self.bias, self.num_groups, self.eps)
             return F.silu(super().forward(input), inplace=True)

@@ -15,15 +15,16 @@ from fromnoise.network.layers import Downsample
 
 
 def pack(network: nn.Module) -> nn.Module:
-    """A copy of ``network`` for inference on the CPU; the network itself where packing does not apply.
+    """``network`` for inference on the CPU, as another module; the network itself where packing does not apply.
 
     That is the case on other devices, for types other than float32, and where oneDNN is missing. Results are equal bit
-    for bit. The copy holds the weights at the time of the call: pack again after training on.
+    for bit. The parameters are shared, and each convolution's packed copy is of the time of its first call: pack again
+    after training on.
     """
     weight = next(network.parameters(), None)
     if weight is None or weight.device.type != "cpu" or weight.dtype != torch.float32 or not _works():
         return network
-    packed = copy.deepcopy(network).eval().requires_grad_(False)
+    packed = copy.deepcopy(network, memo={id(p): p for p in network.parameters()}).eval()
     for name, module in list(packed.named_modules()):
         if type(module) in {nn.Conv2d, Downsample}:
             packed.set_submodule(name, _PackedConv(module))  # type: ignore[arg-type]

@@ -22,7 +22,8 @@ class UNet(nn.Module):
     ``attention_resolutions`` are sizes in pixels of the short side, for pictures whose short side is ``resolution``;
     the network itself takes any size its levels divide.
 
-    Raises ``ValueError`` for settings that describe no network and for pictures or labels that do not fit.
+    Raises ``ValueError`` for settings that describe no network and for pictures that do not fit. Labels are not looked
+    at here, for on a GPU that would make every call wait; one out of range is PyTorch's ``IndexError``.
     """
 
     def __init__(
@@ -114,6 +115,8 @@ class UNet(nn.Module):
         nn.init.xavier_uniform_(self.head.weight, gain=_NEARLY_ZERO**0.5)
 
     def forward(self, x: Tensor, c_time: Tensor, label: Tensor | None = None) -> Tensor:
+        if x.ndim != 4 or x.shape[1] != self.in_channels:
+            raise ValueError(f"pictures should be (B, {self.in_channels}, H, W) for this network, not {tuple(x.shape)}")
         if x.shape[-1] % self.divisor or x.shape[-2] % self.divisor:
             raise ValueError(
                 f"pictures of {x.shape[-2]}x{x.shape[-1]} do not fit: with {len(self.down)} levels both sides must be "

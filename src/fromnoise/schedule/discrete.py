@@ -31,7 +31,7 @@ class DiscreteSchedule(Schedule):
             raise ValueError(f"a beta table is a list of numbers, not of shape {tuple(beta.shape)}")
         # β_T = 1 is the zero-terminal-SNR schedule. A ramp that merely hits its ceiling there is a mistake.
         highest = beta[:-1].max().item() if beta.numel() > 1 else 0.0
-        if not (beta.min() > 0 and highest < 1 and beta[-1] <= 1):
+        if not (beta.min() > 0 and (1 - beta).max() < 1 and highest < 1 and beta[-1] <= 1):
             raise ValueError(
                 f"{type(self).__name__} with {beta.numel()} steps gives beta from {beta.min():.4g} to "
                 f"{beta.max():.4g}; every beta must lie strictly between 0 and 1: take more steps or smaller betas"
@@ -52,7 +52,7 @@ class DiscreteSchedule(Schedule):
         """The level at integer time(s) 0 … T. Raises ``ValueError`` for others."""
         t = torch.as_tensor(t, dtype=torch.float64, device="cpu")
         index = t.round().long()
-        if not torch.equal(index.double(), t) or index.min() < 0 or index.max() > self.horizon:
+        if not torch.equal(index.double(), t) or bool(((index < 0) | (index > self.horizon)).any()):
             raise ValueError(f"this schedule knows the whole times 0 … {self.horizon:g}, not {_brief(t)}")
         alpha_bar = self.alpha_bar[index]
         return Level(t, alpha_bar.sqrt(), (1 - alpha_bar).sqrt())
@@ -97,7 +97,7 @@ class Linear(DiscreteSchedule):
         scale = 1000 / max(self.steps, 1)
         first = 1e-4 * scale if self.first is None else self.first
         last = 0.02 * scale if self.last is None else self.last
-        if last >= 1:
+        if last >= 1 and self.steps > 0:
             raise ValueError(
                 f"a linear schedule of {self.steps} steps reaches beta = {last:.3g}; beta must stay below 1: "
                 f"take more than 20 steps, or give 'last' yourself"

@@ -10,12 +10,13 @@ from fromnoise.errors import FromnoiseError
 
 
 def plot_loss(run: Path, out: Path) -> Path:
-    """Draw the loss against pictures seen, from metrics.jsonl, as a PNG. Both axes are logarithmic.
+    """Draw the loss against pictures seen, from metrics.jsonl, as a PNG. The loss is on a logarithmic axis.
 
     Raises ``FromnoiseError`` if the run has no metrics yet.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter
 
     file = RunFolder(run).metrics
     lines = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
@@ -31,9 +32,8 @@ def plot_loss(run: Path, out: Path) -> Path:
         width = len(loss) // 20
         smooth = np.convolve(loss, np.ones(width) / width, mode="valid")
         axes.plot(images[width - 1 :], smooth, color="#1f4e79", linewidth=1.8, label=f"running mean of {width}")
-    axes.set(
-        xscale="log", yscale="log", xlabel="pictures seen", ylabel="L_simple", title=f"Training loss of {run.name}"
-    )
+    axes.set(yscale="log", xlabel="pictures seen", ylabel="L_simple", title=f"Training loss of {run.name}")
+    axes.xaxis.set_major_formatter(EngFormatter())
     axes.grid(alpha=0.3, which="both")
     axes.legend(frameon=False)
     with explained(f"cannot write {out}"):

@@ -76,7 +76,7 @@ def prepare(
     config, pictures = settle(tree, preset_name=preset_name, source=source)
     training, held_out = read_pictures(config, pictures, progress)
     if training.labels is not None and len(training.classes) < 2:
-        raise WrongUse(f"{config.data.path} has only one class ({training.classes[0]}): train without classes")
+        raise WrongUse(f"{config.data.path} has only one class ({', '.join(training.classes)}): train without classes")
     if training.labels is None:
         config = replace(config, data=replace(config.data, class_names=()))
     return Prepared(config, training, held_out)

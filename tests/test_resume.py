@@ -122,7 +122,7 @@ def test_rate_is_of_the_steps_that_were_timed(tmp_path: Path, monkeypatch: pytes
         for event in tiny.run(settings, tmp_path, stop_at=stop_at):
             if isinstance(event, Measured):
                 rates.append(event.line["images_per_second"])
-    assert rates == [8 / 2, 80 / 11]  # A second a step, and one for reading the sums.
+    assert rates == [4.0, 7.273]  # 8 / 2 and 80 / 11: a second a step, and one for reading the sums.
 
 
 # ------------------------------------------------------------------------------------------------------------ signals
@@ -130,9 +130,9 @@ def test_rate_is_of_the_steps_that_were_timed(tmp_path: Path, monkeypatch: pytes
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of 120 steps that nobody has stopped."""
+    """A run of 80 steps that nobody has stopped."""
     out = tmp_path_factory.mktemp("straight") / "run"
-    tiny.run(tiny.config(EVERYTHING, steps=120, report_every=7), out, pictures=tiny.digits(1797))
+    tiny.run(tiny.config(EVERYTHING, steps=80, report_every=7), out, pictures=tiny.digits(1797))
     return out
 
 
@@ -140,7 +140,7 @@ def stopped(folder: Path, number: int, after: Callable[[Path], bool], *more: str
     """A process that trains, and is sent a signal once ``after`` is true of its run folder."""
     out = folder / "a run"
     preset = tiny.preset(folder, EVERYTHING)
-    arguments = ["train", "digits", "--out", out, "--preset", preset, "--steps=120", "--set", "train.report_every=7"]
+    arguments = ["train", "digits", "--out", out, "--preset", preset, "--steps=80", "--set", "train.report_every=7"]
     with tiny.command(*arguments, *more) as process:
         until = time.monotonic() + 100
         while not after(out) and process.poll() is None and time.monotonic() < until:
@@ -164,10 +164,10 @@ def test_a_signal_saves_and_says_how_to_go_on(
     said = re.fullmatch(r"fromnoise: stopped and saved at ([\d,]+) pictures in (.+); go on with: fromnoise (.+)", last)
     assert said is not None, err
     found, damaged = RunFolder(out).latest()
-    assert damaged == [] and 56 <= found.images < 960
+    assert damaged == [] and 56 <= found.images < 640
     assert int(said[1].replace(",", "")) == found.images and said[2] == str(out)
     assert main(shlex.split(said[3])) == 0  # The very words it has printed.
-    assert f"going on at step {found.images // 8} of 120" in capsys.readouterr().err
+    assert f"going on at step {found.images // 8} of 80" in capsys.readouterr().err
     tiny.assert_same_run(out, straight)
 
 
@@ -178,8 +178,8 @@ def test_killed_outright_while_it_saves_at_every_step(tmp_path: Path, straight: 
     code, _, out = stopped(tmp_path, signal.SIGKILL, has_saved, "--set", "train.checkpoint_every=8")
     assert code == -signal.SIGKILL
     found, damaged = RunFolder(out).latest()
-    assert damaged == [] and 40 <= found.images < 960
-    tiny.run(tiny.config(EVERYTHING, steps=120, report_every=7), out, pictures=tiny.digits(1797))
+    assert damaged == [] and 40 <= found.images < 640
+    tiny.run(tiny.config(EVERYTHING, steps=80, report_every=7), out, pictures=tiny.digits(1797))
     tiny.assert_same_run(out, straight)
     assert all(path.name.isdigit() for path in (out / "checkpoints").iterdir())
 

@@ -15,44 +15,43 @@ from fromnoise.network.layers import Downsample
 
 
 def pack(network: nn.Module) -> nn.Module:
-    """``network`` for inference on the CPU, as another module; the network itself where packing does not apply.
+    """A copy of ``network`` for inference on the CPU; the network itself where packing does not apply.
 
     That is the case on other devices, for types other than float32, and where oneDNN is missing. Results are equal bit
-    for bit. The parameters are shared, and each convolution's packed copy is of the time of its first call: pack again
-    after training on.
+    for bit. The copy holds the weights at the time of the call: pack again after training on.
     """
     weight = next(network.parameters(), None)
     if weight is None or weight.device.type != "cpu" or weight.dtype != torch.float32 or not _works():
         return network
-    packed = copy.deepcopy(network, memo={id(p): p for p in network.parameters()}).eval()
-    for name, module in list(packed.named_modules()):
-        if type(module) in {nn.Conv2d, Downsample}:
-            packed.set_submodule(name, _PackedConv(module))  # type: ignore[arg-type]
-    return packed
+    # Convolutions enter the copy packed, so their plain weights are not held a second time.
+    packed = {module: _PackedConv(module) for module in network.modules() if type(module) in {nn.Conv2d, Downsample}}
+    return copy.deepcopy(network, memo={id(conv): twin for conv, twin in packed.items()}).eval()
 
 
 class _PackedConv(nn.Module):
-    """A convolution that packs its weight when it first meets an input shape."""
+    """A convolution that has its weight in packed form only; the form is chosen when it meets a new input shape."""
 
-    def __init__(self, conv: nn.Conv2d) -> None:
+    def __init__(self, conv: nn.Module) -> None:
         super().__init__()
-        self.conv = conv
-        self._shape: torch.Size | None = None
-        self._packed: Tensor | None = None
+        assert isinstance(conv, nn.Conv2d)
+        self._bias = None if conv.bias is None else conv.bias.detach().clone()
+        self._stride, self._padding = list(conv.stride), [int(side) for side in conv.padding]
+        self._more = (0, 1, 0, 1) if isinstance(conv, Downsample) else (0, 0, 0, 0)
+        self._packed, self._shape = _reorder(conv.weight, self._padding, self._stride, None), torch.Size()
 
     def forward(self, x: Tensor) -> Tensor:
-        conv = self.conv
-        if torch.is_grad_enabled() or x.dtype != torch.float32:
-            return conv(x)
-        if isinstance(conv, Downsample):
-            x = F.pad(x, (0, 1, 0, 1))
-        padding = [0, 0] if isinstance(conv.padding, str) else list(conv.padding)
+        if any(self._more):
+            x = F.pad(x, self._more)
+        if torch.is_grad_enabled() or x.dtype != torch.float32:  # For guidance, which differentiates for x.
+            weight = self._packed.to_dense().to(x.dtype)
+            return F.conv2d(x, weight, self._bias, self._stride, self._padding)
         if x.shape != self._shape:
-            self._packed, self._shape = _reorder(conv.weight, padding, list(conv.stride), list(x.shape)), x.shape
-        return _convolve(x, self._packed, conv.bias, padding, list(conv.stride))
+            self._packed = _reorder(self._packed.to_dense(), self._padding, self._stride, list(x.shape))
+            self._shape = x.shape
+        return _convolve(x, self._packed, self._bias, self._padding, self._stride)
 
 
-def _reorder(weight: Tensor, padding: list[int], stride: list[int], shape: list[int]) -> Tensor:
+def _reorder(weight: Tensor, padding: list[int], stride: list[int], shape: list[int] | None) -> Tensor:
     blocked = weight.detach().to_mkldnn()
     return torch.ops.aten.mkldnn_reorder_conv2d_weight(blocked, padding, stride, [1, 1], 1, shape)
 

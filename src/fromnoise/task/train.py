@@ -236,7 +236,7 @@ class _Running:
                 pipeline, spacing=Strided(steps=settings.sample_steps), sampler=Ancestral(variance=variance)
             )
         labels = [k % len(pipeline.classes) for k in range(_GRID)] if pipeline.classes else None
-        images = pipeline.finish(range(_GRID), labels)
+        images = pipeline.ready().finish(range(_GRID), labels)
         path = self.folder.sample(self.learner.images)
         with explained(f"cannot write {path}"):
             grid.write_png(grid.to_grid(images), path)

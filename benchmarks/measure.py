@@ -1,6 +1,6 @@
 """Who is measured when: every side in a process of its own, one at a time, in turns.
 
-For each layout and task: ours, peer, peer with kept memory, the convolutions alone; and again, in many short turns, so
+For each layout and task: ours, peer, peer tuned like ours, the convolutions alone; and again, in many short turns, so
 that a machine that slows down or a neighbour that wakes up hits all of them. A figure is the median of its rounds; the
 best rounds, which a busy machine disturbs least, and all the others are in the rows beside it. This process does no
 arithmetic and loads no torch.
@@ -25,7 +25,7 @@ from typing import Any, Self
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
-OURS, PEER, PEER_KEPT = "ours", "peer", "peer, kept memory"
+OURS, PEER, PEER_TUNED = "ours", "peer", "peer, tuned"
 Row = dict[str, Any]
 
 
@@ -39,7 +39,7 @@ class Plan:
     rounds: int = 7
     seconds: float = 1.0
     steps: int = 1
-    kept: bool = True  # Measure the peer with our allocator setting, too.
+    tuned: bool = True  # Measure the peer with our optimizer and allocator settings, too.
 
 
 class Process:
@@ -94,8 +94,8 @@ def measure(plan: Plan) -> Iterator[list[Row]]:
             sides = {OURS: weights[OURS]}
             if has_peer:
                 sides[PEER] = weights[PEER]
-                if plan.kept and about["device"] == "cpu":
-                    sides[PEER_KEPT] = weights[PEER]
+                if plan.tuned and about["device"] == "cpu":
+                    sides[PEER_TUNED] = weights[PEER]
             for task in plan.tasks:
                 found = _turns(plan, task, work, sides, Path(folder), convolutions)
                 rows = _rows(task, work, found, flops[task] / 1e9)
@@ -146,8 +146,8 @@ def _rows(task: str, work: dict[str, Any], found: _Found, gflop: float) -> Itera
         **_pair(ceiling, None, "GFLOP/s"),
         "rounds": {"ours": found.ceiling},
     }
-    for peer, suffix in ((PEER, ""), (PEER_KEPT, ", peer with our allocator setting")):
-        if peer == PEER_KEPT and peer not in speed:
+    for peer, suffix in ((PEER, ""), (PEER_TUNED, ", peer with our optimizer and allocator")):
+        if peer == PEER_TUNED and peer not in speed:
             continue
         yield {
             "name": name + suffix,
@@ -196,5 +196,5 @@ QUICK = Plan(
     works=({"channels": 32, "channel_mult": (1, 2), "num_res_blocks": 1, "batch": 2},),
     rounds=1,
     seconds=0,
-    kept=False,
+    tuned=False,
 )

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import torch
 from diffusers import UNet2DModel
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
@@ -22,8 +23,13 @@ class Peer(Side):
         """The tensor out of the tuple."""
         return network(x_t, t, return_dict=False)[0]
 
+    def optimizer(self) -> torch.optim.Optimizer:
+        """As PyTorch makes it by default; fused where the peer is tuned."""
+        fused = True if self.tuned else None
+        return torch.optim.Adam(self.network.parameters(), lr=SETTINGS.lr, fused=fused)
+
     def average(self) -> Callable[[], None]:
-        """In its faster form."""
+        """As diffusers makes it by default; in its faster form where the peer is tuned."""
         parameters = list(self.network.parameters())
-        ema = EMAModel(parameters, decay=SETTINGS.ema_decay, foreach=True)
+        ema = EMAModel(parameters, decay=SETTINGS.ema_decay, foreach=self.tuned)
         return lambda: ema.step(parameters)

@@ -1,10 +1,11 @@
 """The two sides and the work they do: a network call, and a training step. Everything but the network and the average
 of its weights is the same code for both.
 
-* CPU: float32. CUDA: float32 weights, bfloat16 autocast, channels-last memory, cuDNN's own search. Adam is fused.
+* CPU: float32. CUDA: float32 weights, bfloat16 autocast, channels-last memory, cuDNN's own search.
 * Our side calls ``keep_freed_memory`` on a CPU and packs the network for inference, as our commands do.
 * The peer is ``diffusers.UNet2DModel`` with one head of attention and the paper's constants, averaged by diffusers'
-  own ``EMAModel`` in its faster form (``foreach``); "peer, kept memory" is the same after ``keep_freed_memory``.
+  own ``EMAModel``, with Adam and the average as they come by default, which is how diffusers' own training example
+  runs them; "peer, tuned" has fused Adam, the average's ``foreach`` form and ``keep_freed_memory``, as our side has.
 """
 
 import contextlib
@@ -33,9 +34,9 @@ SETTINGS = TrainSettings()  # The paper's: Adam with 2e-4, clipping at 1, EMA 0.
 class Side(ABC):
     """A network for one piece of work, with the weights of a file."""
 
-    def __init__(self, work: Work, weights: Path, keep_memory: bool) -> None:
-        self.work = work
-        if keep_memory and work.device == "cpu":
+    def __init__(self, work: Work, weights: Path, tuned: bool) -> None:
+        self.work, self.tuned = work, tuned
+        if tuned and work.device == "cpu":
             keep_freed_memory()
         network = self.build(work)
         with safe_open(weights, "pt") as file, torch.no_grad():
@@ -53,6 +54,10 @@ class Side(ABC):
     @abstractmethod
     def call(self, network: nn.Module, x_t: Tensor, t: Tensor) -> Tensor:
         """Its output."""
+
+    @abstractmethod
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Adam as this side has it."""
 
     @abstractmethod
     def average(self) -> Callable[[], None]:
@@ -78,6 +83,10 @@ class Ours(Side):
         """The tensor as it is."""
         return network(x_t, t)
 
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Fused."""
+        return build_optimizer(self.network, SETTINGS)
+
     def average(self) -> Callable[[], None]:
         """Our own."""
         ema = Ema(self.network, decay=SETTINGS.ema_decay)
@@ -92,19 +101,19 @@ Maker = Callable[[Work, Path], Side]
 
 
 def _ours() -> Maker:
-    return functools.partial(Ours, keep_memory=True)
+    return functools.partial(Ours, tuned=True)
 
 
-def _peer(keep_memory: bool) -> Maker:
+def _peer(tuned: bool) -> Maker:
     from benchmarks.peer import Peer
 
-    return functools.partial(Peer, keep_memory=keep_memory)
+    return functools.partial(Peer, tuned=tuned)
 
 
 SIDES: dict[str, Callable[[], Maker]] = {
     "ours": _ours,
-    "peer": functools.partial(_peer, keep_memory=False),
-    "peer, kept memory": functools.partial(_peer, keep_memory=True),
+    "peer": functools.partial(_peer, tuned=False),
+    "peer, tuned": functools.partial(_peer, tuned=True),
 }
 """What loads a side's libraries and answers with what makes the side."""
 
@@ -149,7 +158,7 @@ def training(side: Side) -> Iterator[Tensor]:
     with torch.no_grad(), _precision(work):
         yield side.call(side.network.eval(), x_0, t)
     network = side.compiled(side.network.train())
-    optimizer = build_optimizer(side.network, SETTINGS)
+    optimizer = side.optimizer()
     update_average = side.average()
     alpha_bar = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64).neg().add(1).cumprod(0)
     signal, sigma = (table.sqrt().float().to(work.device) for table in (alpha_bar, 1 - alpha_bar))

@@ -44,7 +44,7 @@ def say(capsys: pytest.CaptureFixture[str]) -> Say:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with the classes 0 to 9."""
-    return tiny.trained(tmp_path_factory.mktemp("trained") / "run")
+    return tiny.trained(tmp_path_factory.mktemp("trained") / "run", steps=40)
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def test_every_option_says_what_it_does() -> None:
 
 def test_help_answers_at_once() -> None:
     """In under 0.3 s, counted in time of the processor so that a busy machine does not matter."""
-    spent = []
+    spent, result = [], None
     for _ in range(3):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         result = subprocess.run(
@@ -119,7 +119,7 @@ def test_help_answers_at_once() -> None:
         )
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    assert {"demo", "train", "sample"} <= set(result.stdout.split())
+    assert result is not None and {"demo", "train", "sample"} <= set(result.stdout.split())
     assert min(spent) < 0.3
 
 
@@ -191,7 +191,13 @@ def test_a_slip_of_the_keyboard_gets_the_nearest_known_word(say: Say, words: lis
         (["--device", "gpu"], "device 'gpu' is not to be had here: "),
     ],
 )
-def test_wrong_settings_make_no_run(say: Say, tmp_path: Path, words: list[str], complaint: str) -> None:
+def test_wrong_settings_make_no_run(
+    say: Say, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], complaint: str
+) -> None:
+    def too_late(*_: Any) -> Any:
+        raise AssertionError("training has begun")
+
+    monkeypatch.setattr("fromnoise.task.train.train", too_late)
     said = say("train", "digits", "--preset", "digits", "--out", tmp_path / "run", *words)
     assert complaint in one_line(said) and said[0] == 2
     assert not (tmp_path / "run").exists()
@@ -243,7 +249,7 @@ def test_unreadable_pictures_are_counted_and_skipped_or_refused(say: Say, tmp_pa
     assert line.startswith("2 of 6 pictures cannot be read: ") and "bad.png" in line and said[0] == 2
     assert not (tmp_path / "strict").exists()
     code, _, err = say(*words, "--out", tmp_path / "run")
-    assert code == 0 and "fromnoise: skipped 2 unreadable pictures, the first: bad.png" in err
+    assert code == 0 and f"fromnoise: skipped 2 unreadable pictures, the first: {tmp_path}/pictures/bad.png: " in err
     assert "4 pictures as 8x8x3; network of" in err
 
 
@@ -313,7 +319,7 @@ def test_train_prints_one_object_for_machines(say: Say, tmp_path: Path) -> None:
     assert code == 0 and printed.count("\n") == 1
     assert told.pop("seconds") > 0
     assert told == {"run": str(out), "step": 2, "images": 16, "finished": True}
-    assert "1,797 pictures as 8x8x1, 10 classes; network of 176,449 parameters on cpu" in err
+    assert "1,797 pictures as 8x8x1, 10 classes; network of 393,697 parameters on cpu" in err
     code, printed, err = say(*words)
     assert code == 0 and f"next: fromnoise sample {out} --out s.png" in printed
     assert "the run is at its end: 2 steps, 16 pictures seen" in err
@@ -427,14 +433,14 @@ def test_variance_and_steps_are_those_of_the_sampler(say: Say, tmp_path: Path, t
     """The same as from Python, with the variance set by hand."""
     run = open_run(trained)
     assert isinstance(run.pipeline.sampler, Ancestral)
-    code, out, err = say(
+    code, out, _ = say(
         "sample", trained, "-n", 2, "--label", 1, "--steps", 10, "--variance", "small", "--out", tmp_path / "a.npz"
     )
     assert code == 0 and "2 pictures, seeds 0 to 1, 10 steps" in out
     changed = verb.runs.with_config(
         run,
         tiny.config(
-            {"sampling": {"sampler": {"variance": "small"}, "spacing": {"kind": "strided", "steps": 10}}}, steps=12
+            {"sampling": {"sampler": {"variance": "small"}, "spacing": {"kind": "strided", "steps": 10}}}, steps=40
         ),
     )
     assert np.array_equal(arrays(tmp_path / "a.npz")["images"], changed.sample(2, labels=1))
@@ -442,12 +448,12 @@ def test_variance_and_steps_are_those_of_the_sampler(say: Say, tmp_path: Path, t
 
 def test_sample_prints_one_object_for_machines(say: Say, tmp_path: Path, trained: Path, classless: Path) -> None:
     words = ["-n", 3, "--steps", 2, "--json"]
-    code, out, err = say("sample", trained, *words, "--out", tmp_path / "a.npz")
+    code, out, _ = say("sample", trained, *words, "--out", tmp_path / "a.npz")
     told = json.loads(out)
     assert code == 0 and out.count("\n") == 1 and told.pop("seconds") >= 0
     expected = {"out": str(tmp_path / "a.npz"), "n": 3, "seed": 0, "nfe": 2, "labels": [0, 1, 2]}
     assert told == expected
-    code, out, err = say("sample", classless, *words, "--out", tmp_path / "b.npz")
+    code, out, _ = say("sample", classless, *words, "--out", tmp_path / "b.npz")
     assert code == 0 and json.loads(out)["labels"] is None
     assert set(arrays(tmp_path / "b.npz")) == {"images", "seeds"}
     assert arrays(tmp_path / "b.npz")["images"].shape == (3, 8, 8, 3)
@@ -488,7 +494,7 @@ def test_nothing_is_written_over_unless_asked(say: Say, tmp_path: Path, trained:
         (["--batch-size", "0"], "64 pictures in batches of 0: both must be at least 1"),
         (["--set", "train.lr=3"], "--set train.…: sampling cannot change how the model was made"),
         (["--set", "sampling.clp=3"], "[sampling] clp: no such key; did you mean 'clip'?"),
-        (["--set", "sampling.clip=-1"], "[sampling] clip = -1: must not be negative"),
+        (["--set", "sampling.clip=-1"], "[sampling] clip = -1.0: must not be negative"),
         (["--set", "sampling.spacing.steps=9"], "steps: no such key; kind = 'all' has none; known kinds: all, strided"),
         (["--set", "sampling.sampler.variance=learned_range"], "this model was trained without a learned variance"),
         (["--out", "x.jpg"], "x.jpg: grids are written as .png, arrays as .npz"),
@@ -519,11 +525,11 @@ def broken(folder: Path, trained: Path) -> dict[str, tuple[Path, int, str]]:
     shutil.copy(trained / "config.toml", folder / "begun")
     safetensors.torch.save_file({"w": torch.zeros(1)}, folder / "foreign.safetensors")
     (folder / "notes.txt").write_text("no weights\n")
-    found = trained / "checkpoints" / "000000096"
+    found = trained / "checkpoints" / "000000320"
     content = (found / "ema.safetensors").read_bytes()
     (folder / "cut.safetensors").write_bytes(content[: len(content) // 2])
     shutil.copytree(trained, folder / "damaged")
-    os.truncate(folder / "damaged/checkpoints/000000096/ema.safetensors", 100)
+    os.truncate(folder / "damaged/checkpoints/000000320/ema.safetensors", 100)
     tensors = safetensors.torch.load_file(found / "ema.safetensors")
     with safetensors.safe_open(found / "ema.safetensors", framework="pt") as file:
         metadata = file.metadata()
@@ -568,29 +574,30 @@ def test_a_damaged_newest_checkpoint_is_told_and_the_one_before_it_taken(say: Sa
 
 def test_pictures_that_cannot_be_written(say: Say, tmp_path: Path, trained: Path) -> None:
     (tmp_path / "file").write_text("")
-    said = say("sample", trained, "-n", 1, "--steps", 1, "--out", tmp_path / "file" / "s.png")
-    code, _, err = said
+    code, _, err = say("sample", trained, "-n", 1, "--steps", 1, "--out", tmp_path / "file" / "s.png")
     assert code == 1
-    assert err.splitlines()[-1] == f"fromnoise: cannot write to {tmp_path}/file/s.png: Not a directory"
+    assert err.splitlines()[-1].startswith(f"fromnoise: cannot write to {tmp_path}/file/s.png: ")
 
 
 def test_a_pipe_that_is_closed_early_is_no_fault(tmp_path: Path, trained: Path) -> None:
-    """As in ``fromnoise … | head -0``."""
-    words = ["sample", trained, "-n", "1", "--steps", "1", "--out", tmp_path / "s.png"]
-    with tiny.command(*words) as process:
+    """As in ``fromnoise … | true``."""
+    with tiny.command("sample", trained, "-n", "1", "--steps", "1", "--out", tmp_path / "s.png") as process:
         process.stdout.close()
-        _, err = process.stderr.read(), process.wait(100)
+        err = process.stderr.read()
+    assert process.returncode == 1 and "Exception" not in err and "Broken" not in err, err
     assert (tmp_path / "s.png").exists()
 
 
-def test_ctrl_c_while_sampling_writes_nothing(tmp_path: Path, trained: Path) -> None:
-    out = tmp_path / "s.png"
-    with tiny.command("sample", trained, "-n", "100000", "--batch-size", "8", "--out", out, "--debug") as process:
-        process.stderr.read(0)
-        try:
-            process.wait(6)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=100)
-    assert process.returncode == 130 and err.splitlines()[-1] == "fromnoise: interrupted"
-    assert list(tmp_path.iterdir()) == []
+def test_ctrl_c_while_sampling_writes_nothing(
+    say: Say, tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def step(*_: Any, **__: Any) -> Any:
+        calls.append(1)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Ancestral, "step", step)
+    code, out, err = say("sample", trained, "--out", tmp_path / "s.png")
+    assert (code, out, err.splitlines()[-1]) == (130, "", "fromnoise: interrupted")
+    assert len(calls) == 1 and list(tmp_path.iterdir()) == []

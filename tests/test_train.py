@@ -81,7 +81,7 @@ def test_a_step_is_the_papers_written_out_plainly() -> None:
         loss.backward()
         norm = torch.stack([p.grad.square().sum() for p in plain.parameters()]).sum().sqrt()
         for p in plain.parameters():
-            p.grad *= min(1.0, 0.05 / (norm.item() + 1e-6))
+            p.grad.mul_(min(1.0, 0.05 / (norm.item() + 1e-6)))
         clipped += norm.item() > 0.05
         adam.param_groups[0]["lr"] = 1e-2 * min(n / 3, 1)
         adam.step()
@@ -294,7 +294,7 @@ def test_labels_belong_to_their_pictures() -> None:
     digits, source = tiny.digits(), batches(settings())
     for step in range(5):
         batch, indices = source(step), source.indices(step)
-        assert torch.equal(batch.labels, digits.labels[indices])
+        assert torch.equal(batch.labels, digits.labels[indices])  # pyright: ignore[reportArgumentType]
         assert torch.equal(batch.images, torch.from_numpy(digits.images[indices]))
 
 

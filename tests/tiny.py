@@ -26,7 +26,7 @@ TREE: dict[str, Any] = {
     "data": {"path": "digits", "height": 8, "width": 8, "channels": 1, "class_names": list("0123456789")},
     "network": {
         "kind": "unet",
-        "model_channels": 32,
+        "model_channels": 48,
         "num_res_blocks": 1,
         "attention_resolutions": [8],
         "channel_mult": [1],

@@ -5,7 +5,9 @@ nothing else. torch is imported only when a verb runs, so that --help answers at
 """
 
 import argparse
+import contextlib
 import importlib
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -28,11 +30,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             _parser().print_help()
             return 0
         verb = importlib.import_module("fromnoise.verb")  # Only now, for it brings torch.
-        return getattr(verb, args.verb)(args, words)
+        code: int = getattr(verb, args.verb)(args, words)
+        sys.stdout.flush()  # Here, where a pipe that was closed is no fault, and not when Python ends.
+        return code
     except KeyboardInterrupt:
         _complain("interrupted")
         return INTERRUPTED
     except BrokenPipeError:
+        with contextlib.suppress(OSError):  # Else Python tries once more at its end, and complains.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
         if debug:

@@ -109,12 +109,13 @@ def _train_tree(args: Any) -> dict[str, Any]:
     data: dict[str, Any] = {"path": args.data}
     lengths = {name: getattr(args, name) for name in ("steps", "epochs", "images") if getattr(args, name) is not None}
     if args.resolution is not None:
-        height, _, width = args.resolution.lower().partition("x")
-        if not height.isdecimal() or not (width or height).isdecimal():
+        height, by, width = args.resolution.lower().partition("x")
+        width = width if by else height
+        if not height.isdecimal() or not width.isdecimal():
             raise WrongUse(
                 f"--resolution {args.resolution}: should be a number of pixels such as 64, or HxW such as 64x96"
             )
-        data |= {"height": int(height), "width": int(width or height)}
+        data |= {"height": int(height), "width": int(width)}
     data |= {name: True for name in ("classes", "strict") if getattr(args, name)}
     return merge({"data": data, "train": lengths | ({"flip": True} if args.flip else {})}, _sets(args))
 

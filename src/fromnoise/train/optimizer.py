@@ -35,6 +35,7 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, network: nn.Module,
             raise ValueError(f"the optimizer's state names {name!r}, which this network does not have")
         parameter = parameters[name]
         if kind == "step":  # The fused form counts on the device, the others on the CPU.
-            optimizer.state[parameter][kind] = value.to(parameter.device if optimizer.defaults["fused"] else "cpu", copy=True)
+            device = parameter.device if optimizer.defaults["fused"] else "cpu"
+            optimizer.state[parameter][kind] = value.to(device, copy=True)
         else:  # Laid out in memory like the parameter.
             optimizer.state[parameter][kind] = torch.empty_like(parameter).copy_(value)

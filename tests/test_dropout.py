@@ -1,0 +1,54 @@
+"""Dropout inside SwishNorm on the CPU: the right rate, unbiased, and the gradient of exactly what was kept."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from fromnoise.network.layers import SwishNorm
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5])
+def test_rate_scale_and_independence(rate: float) -> None:
+    """With swish(norm) known, what is kept is it times 1/(1 − rate), and the share dropped is the rate."""
+    norm, x = SwishNorm(64, rate).train(), torch.randn(16, 64, 32, 32).to(memory_format=torch.channels_last)
+    torch.manual_seed(0)
+    y, bare = norm(x), F.silu(F.group_norm(x, 32, norm.weight, norm.bias, norm.eps))
+    kept = y != 0
+    torch.testing.assert_close(y[kept], bare[kept] / (1 - round(rate * 65536) / 65536), rtol=1e-5, atol=1e-6)
+    count = x.numel()
+    error = (rate * (1 - rate) / count) ** 0.5
+    assert abs((~kept).double().mean().item() - rate) < 5 * error + 1 / 65536
+    # Neighbours in memory come from the same random number: they must be as independent as any.
+    flat = kept.permute(0, 2, 3, 1).reshape(-1).double() - (1 - rate)
+    for lag in (1, 2, 3, 4, 64):
+        correlation = (flat[lag:] * flat[:-lag]).mean().item() / (rate * (1 - rate))
+        assert abs(correlation) < 5 / count**0.5
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("shape", [(2, 32, 4, 4), (3, 33, 3, 5)])
+def test_gradient_is_that_of_the_mask(shape: tuple[int, ...], layout: torch.memory_format) -> None:
+    """In float64, against autograd through the plain formula with the same mask."""
+    norm = SwishNorm(shape[1], 0.3).double().train()
+    x = torch.randn(shape, dtype=torch.float64).to(memory_format=layout).requires_grad_()
+    weight = torch.randn(shape, dtype=torch.float64)
+    y = norm(x)
+    mask = (y != 0).double() / (1 - round(0.3 * 65536) / 65536)
+    plain = mask * F.silu(F.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps))
+    torch.testing.assert_close(y, plain)
+    inputs = (x, norm.weight, norm.bias)
+    ours = torch.autograd.grad((y * weight).sum(), inputs)
+    torch.testing.assert_close(ours, torch.autograd.grad((plain * weight).sum(), inputs))
+
+
+def test_same_seed_same_mask_and_off_in_evaluation() -> None:
+    norm, x = SwishNorm(32, 0.5), torch.randn(2, 32, 8, 8)
+    torch.manual_seed(1)
+    first = norm(x)
+    torch.manual_seed(1)
+    assert torch.equal(norm(x), first)
+    assert not torch.equal(norm(x), first)
+    norm.eval()
+    torch.testing.assert_close(norm(x), F.silu(F.group_norm(x, 32, eps=norm.eps)))
+    with pytest.raises(ValueError, match="dropout = 1"):
+        SwishNorm(32, 1.0)

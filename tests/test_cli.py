@@ -139,7 +139,7 @@ def test_help_and_version_end_with_0(words: list[str], capsys: pytest.CaptureFix
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        (["trian", "x"], "'trian' is not known; did you mean 'train'?"),
+        (["trayn", "x"], "'trayn' is not known; did you mean 'train'?"),
         (["zzz"], "'zzz' is not known; known: demo, sample, train"),
         (["sample", "x", "--stpes", "5", "--out", "a.png"], "unexpected '--stpes'; did you mean '--steps'?"),
         (["sample", "x", "--wieghts=ema"], "unexpected '--wieghts'; did you mean '--weights'?"),
@@ -165,7 +165,7 @@ def test_a_slip_of_the_keyboard_gets_the_nearest_known_word(say: Say, words: lis
     ("words", "complaint"),
     [
         (["--set", "train.lrr=1"], "[train] lrr: no such key; did you mean 'lr'?"),
-        (["--set", "trian.lr=1"], "trian: no such section; did you mean 'train'?"),
+        (["--set", "trayn.lr=1"], "trayn: no such section; did you mean 'train'?"),
         (["--set", "network.kind=unte"], "[network] kind = 'unte' is not known; did you mean 'unet'?"),
         (["--set", "schedule.kind=cosinus"], "[schedule] kind = 'cosinus' is not known; did you mean 'cosine'?"),
         (["--set", "train.lr=fast"], "[train] lr = 'fast': should be a valid number"),
@@ -213,7 +213,7 @@ def test_a_gpu_that_is_not_there(say: Say, tmp_path: Path) -> None:
     ("content", "complaint"),
     [
         ("[train]\nlr = = 3\n", "is not valid TOML: Invalid value (at line 2, column 6)"),
-        ("[trian]\nlr = 3\n", "trian: no such section; did you mean 'train'?"),
+        ("[trayn]\nlr = 3\n", "trayn: no such section; did you mean 'train'?"),
         ("train = 3\n", "[train] should be a table of settings, not 3"),
         ("[network]\nkind = ['unet']\n", "[network] kind = ['unet'] is not known"),
         ("\udcff", "cannot read the settings in"),

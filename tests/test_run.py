@@ -32,8 +32,8 @@ def test_five_lines_of_python(trained: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_name_that_the_package_has_not_is_an_ordinary_mistake() -> None:
-    with pytest.raises(AttributeError, match="module 'fromnoise' has no attribute 'opne'"):
-        _ = fromnoise.opne
+    with pytest.raises(AttributeError, match="module 'fromnoise' has no attribute 'openrun'"):
+        _ = fromnoise.openrun
 
 
 def test_one_file_moved_elsewhere_gives_the_same_pictures(trained: Path, tmp_path: Path) -> None:

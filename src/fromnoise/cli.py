@@ -15,9 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from fromnoise import __version__
-from fromnoise.errors import FromnoiseError, WrongUse, nearest
-
-INTERRUPTED = 130
+from fromnoise.errors import INTERRUPTED, FromnoiseError, WrongUse, nearest
 
 
 def main(argv: Sequence[str] | None = None) -> int:

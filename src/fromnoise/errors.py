@@ -7,6 +7,9 @@ import difflib
 from collections.abc import Iterable
 from typing import ClassVar
 
+INTERRUPTED = 130
+"""The exit code after Ctrl-C or SIGTERM, whether or not something was saved."""
+
 
 class FromnoiseError(Exception):
     """Something failed through no fault of the call: a damaged file, a full disk, too little memory."""

@@ -14,14 +14,12 @@ from fromnoise import memory
 from fromnoise import run as runs
 from fromnoise.config import assignment, merge, parse, to_tree
 from fromnoise.console import Meter, follow, say
-from fromnoise.errors import WrongUse, nearest
+from fromnoise.errors import INTERRUPTED, WrongUse, nearest
 from fromnoise.run import Run
 from fromnoise.task import demo as demo_task
 from fromnoise.task import sample as sample_task
 from fromnoise.task import train as train_task
 from fromnoise.task.prepare import prepare
-
-INTERRUPTED = 130
 
 
 def demo(args: Any, words: list[str]) -> int:

@@ -13,21 +13,19 @@ from fromnoise import config as settings
 from fromnoise.config import (
     TABLES,
     Config,
-    assignment,
     build_network,
     build_pipeline,
-    merge,
     parse,
     preset,
     preset_for,
     presets,
-    read_toml,
     to_toml,
     to_tree,
 )
 from fromnoise.errors import WrongUse
 from fromnoise.parameterization import Parameterization, Velocity
 from fromnoise.schedule import Cosine, DiscreteSchedule, Given, Linear, Schedule, ZeroTerminalSNR
+from fromnoise.schema import assignment, merge, read_toml
 from fromnoise.transition import Large, Small, Variance
 
 # Where in the tree the kinds of a table are chosen.

@@ -149,8 +149,7 @@ def test_the_embedding_is_the_pages() -> None:
 
 def test_the_pages_model_is_ours_and_takes_whole_numbers_for_times() -> None:
     with torch.device("meta"):
-        # The page does not say how large the pictures are; the U-Net then takes them for 32 pixels.
-        theirs, ours = PageModel(), DiffusionModel(image_channels=3, model_channels=128, resolution=32)
+        theirs, ours = PageModel(), DiffusionModel(image_channels=3, model_channels=128)
     assert {k: v.shape for k, v in theirs.state_dict().items()} == {k: v.shape for k, v in ours.state_dict().items()}
     made, x = model().eval(), pictures()
     with torch.no_grad():

@@ -4,13 +4,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fromnoise.network.layers import SwishNorm
+from fromnoise.network.layers import SwishNorm, norm_groups
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5])
 def test_rate_scale_and_independence(rate: float) -> None:
     """With swish(norm) known, what is kept is it times 1/(1 − rate), and the share dropped is the rate."""
-    norm, x = SwishNorm(64, rate).train(), torch.randn(16, 64, 32, 32).to(memory_format=torch.channels_last)
+    norm = SwishNorm(64, norm_groups(64), rate).train()
+    x = torch.randn(16, 64, 32, 32).to(memory_format=torch.channels_last)
     torch.manual_seed(0)
     y, bare = norm(x), F.silu(F.group_norm(x, 32, norm.weight, norm.bias, norm.eps))
     kept = y != 0
@@ -29,7 +30,7 @@ def test_rate_scale_and_independence(rate: float) -> None:
 @pytest.mark.parametrize("shape", [(2, 32, 4, 4), (3, 33, 3, 5)])
 def test_gradient_is_that_of_the_mask(shape: tuple[int, ...], layout: torch.memory_format) -> None:
     """In float64, against autograd through the plain formula with the same mask."""
-    norm = SwishNorm(shape[1], 0.3).double().train()
+    norm = SwishNorm(shape[1], norm_groups(shape[1]), 0.3).double().train()
     x = torch.randn(shape, dtype=torch.float64).to(memory_format=layout).requires_grad_()
     weight = torch.randn(shape, dtype=torch.float64)
     y = norm(x)
@@ -42,7 +43,7 @@ def test_gradient_is_that_of_the_mask(shape: tuple[int, ...], layout: torch.memo
 
 
 def test_same_seed_same_mask_and_off_in_evaluation() -> None:
-    norm, x = SwishNorm(32, 0.5), torch.randn(2, 32, 8, 8)
+    norm, x = SwishNorm(64, norm_groups(64), 0.5), torch.randn(2, 64, 8, 8)
     torch.manual_seed(1)
     first = norm(x)
     torch.manual_seed(1)
@@ -51,4 +52,4 @@ def test_same_seed_same_mask_and_off_in_evaluation() -> None:
     norm.eval()
     torch.testing.assert_close(norm(x), F.silu(F.group_norm(x, 32, eps=norm.eps)))
     with pytest.raises(ValueError, match="dropout = 1"):
-        SwishNorm(32, 1.0)
+        SwishNorm(32, norm_groups(32), 1.0)

@@ -71,7 +71,9 @@ def test_timestep_embedding_takes_real_times_and_odd_dims() -> None:
         timestep_embedding(torch.tensor([1]), 3)
 
 
-@pytest.mark.parametrize(("channels", "groups"), [(128, 32), (32, 32), (24, 24), (48, 24), (96, 32), (37, 1), (8, 8)])
+@pytest.mark.parametrize(
+    ("channels", "groups"), [(128, 32), (64, 32), (32, 16), (24, 12), (48, 24), (96, 32), (37, 1), (8, 4), (1, 1)]
+)
 def test_norm_groups_divide(channels: int, groups: int) -> None:
     assert norm_groups(channels) == groups
 
@@ -86,7 +88,7 @@ def plain_swish_norm(layer: SwishNorm, x: Tensor) -> Tensor:
 def test_swish_norm_is_swish_of_group_norm(
     shape: tuple[int, ...], layout: torch.memory_format, grad_layout: torch.memory_format
 ) -> None:
-    layer = SwishNorm(shape[1]).double()
+    layer = SwishNorm(shape[1], norm_groups(shape[1])).double()
     layer.weight.data, layer.bias.data = draw(shape[1], seed=1), draw(shape[1], seed=2)
     x = (draw(*shape, seed=3) * 2 + 1).contiguous(memory_format=layout)
     direction = draw(*shape, seed=4).contiguous(memory_format=grad_layout)
@@ -104,7 +106,7 @@ def test_swish_norm_is_swish_of_group_norm(
 
 
 def test_swish_norm_gradients_are_the_functions() -> None:
-    layer = SwishNorm(8).double()
+    layer = SwishNorm(8, norm_groups(8)).double()
     weight, bias = draw(8, seed=1).requires_grad_(), draw(8, seed=2).requires_grad_()
 
     def function(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -154,15 +156,15 @@ def test_downsample_pads_right_and_bottom_only() -> None:
 
 
 def test_attention_is_one_head_of_softmax_with_a_residual() -> None:
-    layer = Attention(32).double()
-    layer.out.weight.data = draw(32, 32, 1, 1)
-    x = draw(2, 32, 3, 5, seed=1)
+    layer = Attention(64, norm_groups(64)).double()
+    layer.out.weight.data = draw(64, 64, 1, 1)
+    x = draw(2, 64, 3, 5, seed=1)
     flat = F.group_norm(x, 32, layer.norm.weight, layer.norm.bias, 1e-6).flatten(2)  # (B, C, N)
     q, k, v = (
         w[:, :, 0, 0] @ flat + b[:, None]
         for w, b in zip(layer.qkv.weight.chunk(3), layer.qkv.bias.chunk(3), strict=True)
     )
-    weights = torch.softmax(q.transpose(1, 2) @ k / math.sqrt(32), dim=-1)  # (B, query, key)
+    weights = torch.softmax(q.transpose(1, 2) @ k / math.sqrt(64), dim=-1)  # (B, query, key)
     y = layer.out.weight[:, :, 0, 0] @ (v @ weights.transpose(1, 2)) + layer.out.bias[:, None]
     torch.testing.assert_close(layer(x), x + y.unflatten(2, (3, 5)), rtol=1e-12, atol=1e-12)
 
@@ -351,3 +353,15 @@ def test_attention_sits_where_it_is_asked_for_and_in_the_middle() -> None:
     down = {f"down.{level}.attentions.{k}" for level in (2, 3) for k in range(2)}
     up = {f"up.{level}.attentions.{k}" for level in (0, 1) for k in range(3)}  # From the deepest level upwards.
     assert paths == down | up | {"middle.attentions.0"}
+
+
+@pytest.mark.parametrize("channels", [16, 32, 64])
+def test_narrow_networks_still_see_the_time(channels: int) -> None:
+    """A norm over single channels would take the embedding out again: the output must depend on t at every width."""
+    network = UNet(1, 1, channels, 1, (), (1,), resolution=8)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)) * 0.2)
+    x = draw(1, 1, 8, 8).float()
+    early, late = network(x, torch.tensor([3.0])), network(x, torch.tensor([900.0]))
+    assert (early - late).std() > 0.01 * early.std()

@@ -214,12 +214,9 @@ def test_weights_of_another_network_are_refused_in_one_line() -> None:
 
 def test_a_network_that_diffusers_cannot_express_is_refused() -> None:
     small = {"in_channels": 1, "out_channels": 1, "attention_resolutions": ()}
-    for settings, says in (
-        ({**small, "model_channels": 16}, "multiple of 32"),
-        ({**small, "model_channels": 32, "channel_mult": (2, 2)}, "begin with 1"),
-    ):
-        with pytest.raises(FromnoiseError, match=says):
-            diffusers_config(**settings)
-        with pytest.raises(FromnoiseError, match=says):
-            to_diffusers(UNet(**settings).state_dict(), settings)
-    assert diffusers_config(**small, model_channels=24, channel_mult=(1,))["norm_num_groups"] == 24
+    settings = {**small, "model_channels": 32, "channel_mult": (2, 2)}
+    with pytest.raises(FromnoiseError, match="begin with 1"):
+        diffusers_config(**settings)
+    with pytest.raises(FromnoiseError, match="begin with 1"):
+        to_diffusers(UNet(**settings).state_dict(), settings)
+    assert diffusers_config(**small, model_channels=24, channel_mult=(1,))["norm_num_groups"] == 12

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from fromnoise.checkpoint import RunFolder
-from fromnoise.config import Config, merge, parse
+from fromnoise.config import Config, parse
 from fromnoise.data import Dataset, Fit, load, open_source
+from fromnoise.schema import merge
 from fromnoise.task.train import Trained, TrainEvent, train_run
 
 CPU = torch.device("cpu")

@@ -4,19 +4,13 @@ A setting is found by its section and key; ``kind`` picks the class of a section
 Everything is checked when it is read; an unknown key is refused with the nearest known one.
 """
 
-import dataclasses
 import importlib.resources
-import inspect
-import tomllib
-import types
-import typing
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pydantic
 import tomli_w
 import torch
 from torch import nn
@@ -32,6 +26,7 @@ from fromnoise.parameterization import Epsilon, Parameterization, Sample, Veloci
 from fromnoise.pipeline import Pipeline
 from fromnoise.sampler import Ancestral, Sampler
 from fromnoise.schedule import DiscreteSchedule, Linear, Schedule
+from fromnoise.schema import decode, encode, fields_of, read_toml
 from fromnoise.train.settings import TrainSettings
 from fromnoise.transition import Large, LearnedRange, Small, Variance
 
@@ -111,7 +106,7 @@ class UNetSettings(NetworkSettings):
                     f"take {' or '.join(str(n) for n in near)}"
                 )
         try:
-            return UNet(in_channels, out_channels, **_fields(self), resolution=min(size), num_classes=num_classes)
+            return UNet(in_channels, out_channels, **fields_of(self), resolution=min(size), num_classes=num_classes)
         except ValueError as error:
             raise WrongUse(f"[network] {error}") from error
 
@@ -181,63 +176,17 @@ def parse(tree: Mapping[str, Any], source: str) -> Config:
 
     Raises ``WrongUse``, one line, for an unknown section, key or kind, a wrong type, and values that make no sense.
     """
-    return _object(Config, tree, "", source)
+    return decode(Config, tree, TABLES, source)
 
 
 def to_tree(config: Config) -> dict[str, Any]:
     """The inverse of :func:`parse`; settings left out (``None``) stay out."""
-    return _plain(config, Config)
+    return encode(config, TABLES, Config)
 
 
 def to_toml(config: Config) -> str:
     """The resolved settings as a file."""
     return tomli_w.dumps(to_tree(config))
-
-
-def read_toml(text: str, source: str) -> dict[str, Any]:
-    """TOML -> a tree. Raises ``WrongUse`` naming the place of a mistake."""
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise WrongUse(f"{source} is not valid TOML: {error}") from error
-
-
-def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """``above`` wins, table by table. A table with another ``kind`` replaces the one below as a whole.
-
-    A word is short for a table with that ``kind`` alone, here too.
-    """
-    merged = dict(below)
-    for key, value in above.items():
-        old = merged.get(key)
-        if isinstance(old, Mapping) and isinstance(value, str) and old.get("kind") == value:
-            continue
-        if isinstance(old, str) and isinstance(value, Mapping):
-            old = {"kind": old}
-        if (
-            isinstance(old, Mapping)
-            and isinstance(value, Mapping)
-            and value.get("kind", old.get("kind")) == old.get("kind")
-        ):
-            merged[key] = merge(old, value)
-        else:
-            merged[key] = value
-    return merged
-
-
-def assignment(text: str) -> dict[str, Any]:
-    """ "train.lr=1e-4" -> a tree. The value is TOML, or else a plain word. Raises ``WrongUse``."""
-    key, equals, value = text.partition("=")
-    parts = key.strip().split(".")
-    if not equals or len(parts) < 2 or not all(parts):
-        raise WrongUse(f"--set {text}: should look like section.key=value, for one --set train.lr=1e-4")
-    try:
-        tree: Any = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        tree = value.strip()
-    for part in reversed(parts):
-        tree = {part: tree}
-    return tree
 
 
 def presets() -> list[str]:
@@ -317,84 +266,3 @@ def build_pipeline(config: Config, network: nn.Module) -> Pipeline:
 def learns_variance(config: Config) -> bool:
     """Whether the network has a second output for the variance."""
     return isinstance(getattr(config.sampling.sampler, "variance", None), LearnedRange)
-
-
-def _fields(settings: Any) -> dict[str, Any]:
-    return {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}
-
-
-def _object(wanted: Any, value: Any, where: str, source: str) -> Any:
-    """A plain value -> what the annotation ``wanted`` asks for."""
-    table = _table(wanted)
-    if table is None and not dataclasses.is_dataclass(wanted):
-        return _leaf(wanted, value, where, source)
-    label = f"[{where}] " if where else ""
-    if table is not None and isinstance(value, str):
-        value = {"kind": value}  # `weighting = "even"` is short for a table with nothing but its kind.
-    if not isinstance(value, Mapping):
-        raise WrongUse(f"{source}: {label}should be a table of settings, not {value!r}")
-    rest = dict(value)
-    kind = None
-    if table is not None:
-        kind = rest.pop("kind", None)
-        if kind is None:
-            kind = next(iter(table))
-        if not isinstance(kind, str) or kind not in table:
-            raise WrongUse(f"{source}: {label}kind = {kind!r} is not known; {nearest(str(kind), table)}")
-        wanted = table[kind]
-    cls: Any = wanted
-    hints = typing.get_type_hints(cls)
-    names = [f.name for f in dataclasses.fields(cls)]
-    for key in rest:
-        if key not in names:
-            what = "section" if not where else "key"
-            hint = nearest(key, names) if names else f"kind = {kind!r} has none; known kinds: {', '.join(table or ())}"
-            raise WrongUse(f"{source}: {label}{key}: no such {what}; {hint}")
-    made = {key: _object(hints[key], item, f"{where}.{key}" if where else key, source) for key, item in rest.items()}
-    missing = [
-        f.name
-        for f in dataclasses.fields(cls)
-        if f.name not in made and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-    ]
-    if missing:
-        raise WrongUse(f"{source}: {label}{missing[0]} is missing")
-    try:
-        return cls(**made)
-    except WrongUse as error:
-        raise WrongUse(f"{source}: {error}") from error
-    except ValueError as error:
-        raise WrongUse(f"{source}: {label}{error}") from error
-
-
-def _table(wanted: Any) -> dict[str, type] | None:
-    return TABLES.get(typing.get_origin(wanted) or wanted) if not isinstance(wanted, types.UnionType) else None
-
-
-def _leaf(wanted: Any, value: Any, where: str, source: str) -> Any:
-    try:
-        return pydantic.TypeAdapter(wanted).validate_python(_exact(value), strict=True)
-    except pydantic.ValidationError as error:
-        complaint = error.errors(include_url=False)[0]["msg"]
-        complaint = complaint.removeprefix("Input ").replace("valid tuple", "list")
-        section, _, key = where.rpartition(".")
-        raise WrongUse(f"{source}: [{section}] {key} = {value!r}: {complaint}") from error
-
-
-def _exact(value: Any) -> Any:
-    """TOML as strict types want it: a list is a tuple, and 1e5 may stand where a whole number is asked for."""
-    if isinstance(value, list):
-        return tuple(_exact(item) for item in value)
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def _plain(value: Any, wanted: Any = None) -> Any:
-    """An object -> plain values, with ``kind`` where the annotation leaves the class open."""
-    if dataclasses.is_dataclass(value) and not inspect.isclass(value):
-        hints = typing.get_type_hints(type(value))
-        tree = {name: _plain(item, hints[name]) for name, item in _fields(value).items() if item is not None}
-        table = _table(wanted)
-        if table is not None:
-            kind = next(name for name, cls in table.items() if cls is type(value))
-            tree = {"kind": kind, **tree}
-        return tree
-    return list(value) if isinstance(value, tuple) else value

@@ -16,11 +16,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from fromnoise import grid
+from fromnoise import grid, network
 from fromnoise.codec import Pixels
 from fromnoise.denoiser import Denoiser
 from fromnoise.ladder import All
-from fromnoise.network import UNet, timestep_embedding
+from fromnoise.network import timestep_embedding
 from fromnoise.noise import Noise
 from fromnoise.objective import Objective
 from fromnoise.parameterization import Epsilon
@@ -38,6 +38,27 @@ __all__ = [
     "train_ddpm",
     "train_step",
 ]
+
+
+def UNet(
+    in_channels: int,
+    out_channels: int,
+    model_channels: int = 128,
+    num_res_blocks: int = 2,
+    attention_resolutions: Sequence[int] = (16, 8),
+    channel_mult: Sequence[int] = (1, 2, 4, 4),
+    resolution: int = 64,
+) -> network.UNet:
+    """:class:`fromnoise.network.UNet` with the page's defaults, for pictures of 64×64 unless told otherwise."""
+    return network.UNet(
+        in_channels,
+        out_channels,
+        model_channels,
+        num_res_blocks,
+        attention_resolutions,
+        channel_mult,
+        resolution=resolution,
+    )
 
 
 class DiffusionModel(nn.Module):
@@ -85,6 +106,17 @@ class NoiseSchedule:
         return NoiseSchedule(self.T, self.schedule.first or 1e-4, self.schedule.last or 0.02, device)
 
 
+class _WholeTimes(nn.Module):
+    """Tells a model the time as the page does: integers, which a table may be indexed by."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.model(x, t.round().long())
+
+
 class _GlobalNoise(Noise):
     """Draws from PyTorch's global generator, as the page does."""
 
@@ -102,7 +134,7 @@ def train_step(model: nn.Module, x0: Tensor, noise_schedule: NoiseSchedule, opti
     """
     t = torch.randint(0, noise_schedule.T, (x0.shape[0],), device=x0.device)
     noise = torch.randn_like(x0)
-    denoiser = Denoiser(model, noise_schedule.schedule, Epsilon())
+    denoiser = Denoiser(_WholeTimes(model), noise_schedule.schedule, Epsilon())
     loss = Objective()(denoiser, x0, (t.double() + 0.5) / noise_schedule.T, noise).value
     optimizer.zero_grad()
     loss.backward()
@@ -153,7 +185,7 @@ def sample_ddpm(
     model.eval()
     where = torch.device(device) if device is not None else next(model.parameters()).device
     noise, schedule = _GlobalNoise(shape, where), noise_schedule.schedule
-    denoiser = Denoiser(model, schedule, Epsilon())
+    denoiser = Denoiser(_WholeTimes(model), schedule, Epsilon())
     x = noise()
     for step in trajectory(Ancestral(variance=Large()), denoiser, schedule, All().ladder(schedule), x, noise):
         x = step.x

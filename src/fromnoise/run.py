@@ -7,9 +7,10 @@ from pathlib import Path
 import torch
 
 from fromnoise import checkpoint
-from fromnoise.config import Config, build_network, build_pipeline, learns_variance, parse, read_toml
+from fromnoise.config import Config, build_network, build_pipeline, learns_variance, parse
 from fromnoise.errors import FromnoiseError, WrongUse
 from fromnoise.pipeline import Pipeline
+from fromnoise.schema import read_toml
 from fromnoise.types import ImageArray
 
 

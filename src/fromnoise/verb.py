@@ -12,10 +12,11 @@ from typing import Any
 
 from fromnoise import memory
 from fromnoise import run as runs
-from fromnoise.config import assignment, merge, parse, to_tree
+from fromnoise.config import parse, to_tree
 from fromnoise.console import Meter, follow, say
 from fromnoise.errors import INTERRUPTED, WrongUse, nearest
 from fromnoise.run import Run
+from fromnoise.schema import assignment, merge
 from fromnoise.task import demo as demo_task
 from fromnoise.task import sample as sample_task
 from fromnoise.task import train as train_task

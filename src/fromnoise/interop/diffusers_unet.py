@@ -102,8 +102,7 @@ def diffusers_config(
     """The keyword arguments that make ``UNet2DModel`` the network that our ``UNet`` with these arguments is.
 
     Raises :class:`~fromnoise.errors.FromnoiseError` for the networks that ``UNet2DModel`` cannot be: those whose first
-    level is wider than ``model_channels``, and those whose norms differ in their number of groups (this happens only
-    when some width is no multiple of 32).
+    level is wider than ``model_channels``.
     """
     network = _network(
         {
@@ -150,12 +149,6 @@ def _network(settings: Settings) -> UNet:
         raise FromnoiseError(
             f"UNet2DModel has one width for the stem and the first level, this network has {network.model_channels} "
             f"and {first}: channel_mult would have to begin with 1"
-        )
-    groups = {module.num_groups for module in network.modules() if isinstance(module, nn.GroupNorm)}
-    if len(groups) > 1:
-        raise FromnoiseError(
-            f"UNet2DModel has one number of groups for all norms, this network has {sorted(groups)}: "
-            f"model_channels = {network.model_channels} would have to be a multiple of 32"
         )
     return network
 

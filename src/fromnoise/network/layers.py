@@ -78,8 +78,8 @@ class SwishNorm(nn.GroupNorm):
     is kept is scaled by the exact inverse. PyTorch's own draws one by one, which is a tenth of a training step.
     """
 
-    def __init__(self, channels: int, dropout: float = 0.0) -> None:
-        super().__init__(norm_groups(channels), channels, eps=NORM_EPS)
+    def __init__(self, channels: int, groups: int, dropout: float = 0.0) -> None:
+        super().__init__(groups, channels, eps=NORM_EPS)
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout = {dropout}: must lie between 0 and 1, 1 not included")
         self.dropout = dropout
@@ -110,8 +110,12 @@ def _keep(x: Tensor, dropped: int) -> Tensor:
 
 
 def norm_groups(channels: int) -> int:
-    """The paper's 32 groups, or the largest divisor of ``channels`` below that for small networks."""
-    return next(g for g in range(min(NORM_GROUPS, channels), 0, -1) if channels % g == 0)
+    """The groups of every norm in a network of so many base channels: the paper's 32.
+
+    Below 64 channels, the most that divide them and hold at least two each: a group of one channel would subtract all
+    that the embedding of the time adds to it. Every level is a multiple of the base, so one number serves them all.
+    """
+    return next((g for g in range(min(NORM_GROUPS, channels // 2), 0, -1) if channels % g == 0), 1)
 
 
 class Upsample(nn.Conv2d):
@@ -149,9 +153,9 @@ class Attention(nn.Module):
     q, k and v are one 1×1 convolution; the scale is C^−½. Source: Ho et al. 2020, appendix B.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(norm_groups(channels), channels, eps=NORM_EPS)
+        self.norm = nn.GroupNorm(groups, channels, eps=NORM_EPS)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.out = nn.Conv2d(channels, channels, 1)
 
@@ -169,11 +173,11 @@ class Block(nn.Module):
     ``x`` (B, C_in, H, W) and the time's (and label's) contribution ``shift`` (B, C_out) -> (B, C_out, H, W).
     """
 
-    def __init__(self, in_channels: int, out_channels: int, dropout: float) -> None:
+    def __init__(self, in_channels: int, out_channels: int, groups: int, dropout: float) -> None:
         super().__init__()
-        self.norm_1 = SwishNorm(in_channels)
+        self.norm_1 = SwishNorm(in_channels, groups)
         self.conv_1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.norm_2 = SwishNorm(out_channels, dropout)
+        self.norm_2 = SwishNorm(out_channels, groups, dropout)
         self.conv_2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
 

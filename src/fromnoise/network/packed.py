@@ -2,7 +2,8 @@
 
 On a CPU, oneDNN wants the weights of a convolution in a blocked order that depends on its shapes, and eager PyTorch
 puts them in that order at every call: for the paper's network, 143 MB a call. Packed once, the same kernels give the
-same bits. PyTorch's own compiler uses these operators; they are not part of its public interface, hence the trial run.
+same results. PyTorch's own compiler uses these operators; they are not part of its public interface, hence the trial
+run.
 """
 
 import copy
@@ -17,8 +18,9 @@ from fromnoise.network.layers import Downsample
 def pack(network: nn.Module) -> nn.Module:
     """A copy of ``network`` for inference on the CPU; the network itself where packing does not apply.
 
-    That is the case on other devices, for types other than float32, and where oneDNN is missing. Results are equal bit
-    for bit. The copy holds the weights at the time of the call: pack again after training on.
+    That is the case on other devices, for types other than float32, and where oneDNN is missing. Results are equal up
+    to rounding, and bit for bit where both ways end in the same kernel. The copy holds the weights at the time of the
+    call: pack again after training on.
     """
     weight = next(network.parameters(), None)
     if weight is None or weight.device.type != "cpu" or weight.dtype != torch.float32 or not _works():

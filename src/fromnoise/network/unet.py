@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fromnoise.network.layers import Attention, Block, Downsample, SwishNorm, Upsample, timestep_embedding
+from fromnoise.network.layers import Attention, Block, Downsample, SwishNorm, Upsample, norm_groups, timestep_embedding
 
 _NEARLY_ZERO = 1e-10  # The scale the paper's code gives to layers that should start at zero.
 
@@ -55,15 +55,15 @@ class UNet(nn.Module):
         self.label = nn.Embedding(num_classes + 1, width) if num_classes else None
         self.stem = nn.Conv2d(in_channels, model_channels, 3, padding=1)
 
-        channels = [model_channels * m for m in channel_mult]
+        channels, groups = [model_channels * m for m in channel_mult], norm_groups(model_channels)
         attends = [size in attention_resolutions for size in sizes]
         skips, now = [model_channels], model_channels
         down: list[_Level] = []
         for level, wide in enumerate(channels):
             blocks, attentions = nn.ModuleList(), nn.ModuleList()
             for _ in range(num_res_blocks):
-                blocks.append(Block(now, wide, dropout))
-                attentions.append(Attention(wide) if attends[level] else nn.Identity())
+                blocks.append(Block(now, wide, groups, dropout))
+                attentions.append(Attention(wide, groups) if attends[level] else nn.Identity())
                 now = wide
                 skips.append(now)
             last = level == len(channels) - 1
@@ -72,20 +72,20 @@ class UNet(nn.Module):
             down.append(_Level(blocks, attentions, None if last else Downsample(now, now)))
         self.down = nn.ModuleList(down)
         self.middle = _Level(
-            nn.ModuleList([Block(now, now, dropout), Block(now, now, dropout)]),
-            nn.ModuleList([Attention(now), nn.Identity()]),
+            nn.ModuleList([Block(now, now, groups, dropout), Block(now, now, groups, dropout)]),
+            nn.ModuleList([Attention(now, groups), nn.Identity()]),
             None,
         )
         up: list[_Level] = []
         for level, wide in reversed(list(enumerate(channels))):
             blocks, attentions = nn.ModuleList(), nn.ModuleList()
             for _ in range(num_res_blocks + 1):
-                blocks.append(Block(now + skips.pop(), wide, dropout))
-                attentions.append(Attention(wide) if attends[level] else nn.Identity())
+                blocks.append(Block(now + skips.pop(), wide, groups, dropout))
+                attentions.append(Attention(wide, groups) if attends[level] else nn.Identity())
                 now = wide
             up.append(_Level(blocks, attentions, Upsample(now, now) if level else None))
         self.up = nn.ModuleList(up)
-        self.norm = SwishNorm(now)
+        self.norm = SwishNorm(now, groups)
         self.head = nn.Conv2d(now, out_channels, 3, padding=1)
 
         # Every block adds its own linear map of the embedding; side by side they are one matrix product.

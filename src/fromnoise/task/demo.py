@@ -20,13 +20,13 @@ import torch
 
 from fromnoise import grid
 from fromnoise.checkpoint import explained
-from fromnoise.config import merge
 from fromnoise.data import Dataset
 from fromnoise.errors import WrongUse
 from fromnoise.metric.features import pixel_features
 from fromnoise.metric.frechet import Statistics, frechet_distance
 from fromnoise.metric.nearest import nearest_labels
 from fromnoise.run import open_run
+from fromnoise.schema import merge
 from fromnoise.task.plot import plot_loss
 from fromnoise.task.prepare import prepare
 from fromnoise.task.sample import Drawn, SampleEvent, draw

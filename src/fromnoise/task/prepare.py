@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from fromnoise.config import Config, merge, parse, preset, preset_for
+from fromnoise.config import Config, parse, preset, preset_for
 from fromnoise.data import Dataset, Fit, Source, Unreadable, auto_channels, load, open_source, stratified_split
 from fromnoise.errors import WrongUse
+from fromnoise.schema import merge
 
 _LENGTHS = {"steps", "epochs", "images"}
 _SIDES = (8, 16, 32, 64)

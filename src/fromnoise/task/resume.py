@@ -1,0 +1,72 @@
+"""Whether a folder holds the run that is asked for, and going on with it."""
+
+from typing import Any
+
+from torch import Tensor
+
+from fromnoise.checkpoint import Checkpoint, RunFolder
+from fromnoise.config import Config, parse, to_tree
+from fromnoise.data import Dataset
+from fromnoise.errors import FromnoiseError, WrongUse
+from fromnoise.schema import read_toml
+from fromnoise.train import Learner
+
+MAY_CHANGE = {
+    "data": {"path", "strict"},  # The pictures themselves are compared.
+    "train": {"steps", "epochs", "images", "report_every", "sample_every", "sample_steps", "checkpoint_every", "keep"},
+}
+"""Settings that a run may be resumed with other values of: they do not touch what a step computes."""
+
+
+def existing(folder: RunFolder, config: Config) -> tuple[Checkpoint | None, list[Any]]:
+    """What to go on from. Raises ``WrongUse`` if the folder holds anything but this run."""
+    if not folder.path.exists():
+        return None, []
+    if not folder.path.is_dir():
+        raise WrongUse(f"{folder.path} is a file; --out should name a new folder or a run")
+    if not folder.config.is_file():
+        if any(not name.name.startswith(".") for name in folder.path.iterdir()):
+            raise WrongUse(f"{folder.path} is not empty and holds no run; choose another --out, nothing was changed")
+        return None, []
+    try:
+        text = folder.config.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise FromnoiseError(f"cannot read {folder.config}: {error}") from error
+    saved = parse(read_toml(text, str(folder.config)), str(folder.config))
+    found, damaged = folder.latest()
+    if found is None and not damaged:  # Cut off before the first checkpoint (too little memory, say): nothing to lose.
+        return None, []
+    changed = _differences(to_tree(saved), to_tree(config))
+    if changed:
+        raise WrongUse(
+            f"{folder.path} was started with other settings: {', '.join(changed[:3])}"
+            f"{' …' if len(changed) > 3 else ''}; give the same ones to go on, or another --out"
+        )
+    if found is None:
+        raise damaged[0]
+    return found, damaged
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any], where: str = "") -> list[str]:
+    found = []
+    for key in sorted(old.keys() | new.keys()):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            found += _differences(before, after, f"{where}{key}.")
+        elif before != after and key not in MAY_CHANGE.get(where.removesuffix("."), set()):
+            found.append(f"{where}{key} was {before!r}, now {after!r}")
+    return found
+
+
+def resume(learner: Learner, found: Checkpoint, pictures: Dataset) -> None:
+    """Put the learner where the checkpoint is. Raises ``WrongUse`` if the pictures are others than then."""
+    if found.state.get("data") != pictures.fingerprint:
+        raise WrongUse(
+            f"{found.path.parent.parent} was trained on other pictures: the data has changed since; "
+            f"bring back the old data, or start another --out"
+        )
+    try:
+        tensors: dict[str, dict[str, Tensor]] = found.tensors()
+        learner.load(tensors, found.state)
+    except (ValueError, KeyError) as error:
+        raise FromnoiseError(f"checkpoint {found.path} does not fit this run's network: {error}") from error

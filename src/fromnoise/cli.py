@@ -119,7 +119,9 @@ def _parser() -> _Parser:
     sample.add_argument("--out", type=Path, metavar="PATH", help="a .png grid, an .npz, or a folder (needed)")
     sample.add_argument("-n", type=int, default=64, metavar="N", help="how many pictures (64)")
     sample.add_argument("--steps", type=int, metavar="K", help="steps of the sampler (as trained: 1000)")
-    sample.add_argument("--variance", choices=["small", "large"], help="the fixed variance of a step (the run's)")
+    sample.add_argument(
+        "--variance", choices=["small", "large"], help="the fixed variance of a step (the run's; small with --steps)"
+    )
     sample.add_argument("--seed", type=int, default=0, metavar="I", help="seed of the first picture (0)")
     sample.add_argument("--label", metavar="L[,L…]", help="class names or numbers, taken in turn (all of them)")
     sample.add_argument("--batch-size", type=int, default=64, metavar="B", help="pictures at a time (64)")

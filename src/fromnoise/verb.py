@@ -12,7 +12,7 @@ from typing import Any
 
 from fromnoise import memory
 from fromnoise import run as runs
-from fromnoise.config import parse, to_tree
+from fromnoise.config import learns_variance, parse, to_tree
 from fromnoise.console import Meter, follow, say
 from fromnoise.errors import INTERRUPTED, WrongUse, nearest
 from fromnoise.run import Run
@@ -125,14 +125,17 @@ def _sampled_as(run: Run, args: Any) -> Run:
     for section in tree:
         if section != "sampling":
             raise WrongUse(f"--set {section}.…: sampling cannot change how the model was made; only sampling.… is open")
+    horizon = int(run.pipeline.denoiser.schedule.horizon)
     if args.steps is not None:
         spacing = {"kind": "strided", "steps": args.steps}
-        horizon = int(run.pipeline.denoiser.schedule.horizon)
         if not 1 <= args.steps <= horizon:
             raise WrongUse(f"--steps {args.steps}: this model allows 1 to {horizon}")
         tree = merge({"sampling": {"spacing": "all" if args.steps == horizon else spacing}}, tree)
-    if args.variance is not None:
-        tree = merge({"sampling": {"sampler": {"variance": {"kind": args.variance}}}}, tree)
+    variance = args.variance
+    if variance is None and args.steps is not None and args.steps < horizon and not learns_variance(run.config):
+        variance = "small"  # Large steps with the upper variance leave noise in the picture.
+    if variance is not None:
+        tree = merge({"sampling": {"sampler": {"variance": {"kind": variance}}}}, tree)
     if not tree:
         return run
     config = parse(merge(to_tree(run.config), tree), "--set")

@@ -387,3 +387,12 @@ def test_events_tell_the_whole_story(tmp_path: Path) -> None:
     # A grid at 16 and 32 pictures; a checkpoint at 24 and, as the last step, at 32.
     step_2, step_4 = [Trained, Measured, Saved], [Trained, Measured, Saved, Saved]
     assert kinds == [Started, Trained, *step_2, Trained, Saved, *step_4, Ended]
+
+
+def test_two_trainings_of_one_run_are_refused(tmp_path: Path) -> None:
+    """The second gets one line and touches nothing; when the first is done, the folder is free again."""
+    first, second = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "run")
+    with first.lock(), pytest.raises(FromnoiseError, match="another training is writing"), second.lock():
+        pass
+    with second.lock():
+        pass

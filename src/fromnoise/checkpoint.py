@@ -26,6 +26,11 @@ from torch import Tensor
 
 from fromnoise.errors import FromnoiseError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 FORMAT = "fromnoise-1"
 _FILES = ("model", "ema", "optimizer")
 
@@ -58,6 +63,27 @@ class RunFolder:
     def sample(self, images: int) -> Path:
         """The grid made after so many pictures."""
         return self.path / "samples" / f"{images:09d}.png"
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run against a second training; the system lets go of it when the process ends, however it ends.
+
+        Raises ``FromnoiseError`` if another process holds it. Where the system has no such locks, nothing is held.
+        """
+        with explained(f"cannot write to {self.path}"):
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = (self.path / ".lock").open("a")
+        with file:
+            if fcntl is not None:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError as error:
+                    raise FromnoiseError(
+                        f"another training is writing to {self.path}: wait for it, or choose another --out"
+                    ) from error
+                except OSError:  # A network disk without locks: train all the same.
+                    pass
+            yield
 
     def start(self, config: str) -> None:
         """Make the folder and write the settings. Left-overs of writes that were cut off are removed."""

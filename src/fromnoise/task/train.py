@@ -80,7 +80,7 @@ def train_run(
     """Train with the settled ``config`` into the folder ``out``; go on if it holds the same run.
 
     When ``stop`` is set, the step at hand is finished and saved. Raises ``WrongUse`` if ``out`` holds something else,
-    ``FromnoiseError`` if the loss is no longer a number or the disk refuses.
+    ``FromnoiseError`` if the loss is no longer a number, the disk refuses, or another training is at this run.
     """
     folder, stop = RunFolder(out), stop or threading.Event()
     settings, saved_config = config.train, to_toml(config)
@@ -99,40 +99,41 @@ def train_run(
     learner = Learner(network, settings)
     if found is not None:
         resume(learner, found, pictures)
-    folder.start(saved_config)
-    folder.rewind_metrics(learner.images)
-    yield Started(
-        run=out,
-        config=config,
-        pictures=len(pictures),
-        skipped=tuple(str(error) for error in pictures.skipped),
-        parameters=sum(p.numel() for p in network.parameters()),
-        device=str(device),
-        steps=total,
-        step=learner.step,
-        images=learner.images,
-        warnings=tuple(f"{error}; passed over" for error in damaged),
-    )
-    run = Recorder(folder, config, saved_config, learner, pictures.fingerprint, found)
-    batches = Batches(
-        pictures=pictures,
-        shape=shape,
-        batch_size=settings.batch_size,
-        seed=settings.seed,
-        flip=settings.flip,
-        label_dropout=settings.label_dropout,
-        null_label=len(config.data.class_names),
-    )
-    for report in train(learner, denoiser, config.objective, config.codec, batches, total):
-        run.add(report)
-        yield Trained(report)
-        if report.step % settings.report_every == 0 or report.step == total:
-            yield Measured(run.measure(report))
-        last = report.step == total or stop.is_set()
-        if run.due(settings.checkpoint_every) or last:
-            yield Saved(run.save())
-        if run.due(settings.sample_every) or (settings.sample_every and report.step == total):
-            yield Saved(run.draw())
-        if last:
-            break
-    yield Ended(out, learner.images, learner.step, learner.step >= total)
+    with folder.lock():
+        folder.start(saved_config)
+        folder.rewind_metrics(learner.images)
+        yield Started(
+            run=out,
+            config=config,
+            pictures=len(pictures),
+            skipped=tuple(str(error) for error in pictures.skipped),
+            parameters=sum(p.numel() for p in network.parameters()),
+            device=str(device),
+            steps=total,
+            step=learner.step,
+            images=learner.images,
+            warnings=tuple(f"{error}; passed over" for error in damaged),
+        )
+        run = Recorder(folder, config, saved_config, learner, pictures.fingerprint, found)
+        batches = Batches(
+            pictures=pictures,
+            shape=shape,
+            batch_size=settings.batch_size,
+            seed=settings.seed,
+            flip=settings.flip,
+            label_dropout=settings.label_dropout,
+            null_label=len(config.data.class_names),
+        )
+        for report in train(learner, denoiser, config.objective, config.codec, batches, total):
+            run.add(report)
+            yield Trained(report)
+            if report.step % settings.report_every == 0 or report.step == total:
+                yield Measured(run.measure(report))
+            last = report.step == total or stop.is_set()
+            if run.due(settings.checkpoint_every) or last:
+                yield Saved(run.save())
+            if run.due(settings.sample_every) or (settings.sample_every and report.step == total):
+                yield Saved(run.draw())
+            if last:
+                break
+        yield Ended(out, learner.images, learner.step, learner.step >= total)

@@ -1,5 +1,6 @@
-"""The two sides and the work they do: a network call, and a training step. Everything but the network and the average
-of its weights is the same code for both.
+"""The two sides and the work they do: a network call, and a training step (loss, gradient clip, Adam, average).
+
+The loop is the same code for both; network, optimizer, average and allocator setting are each side's own:
 
 * CPU: float32. CUDA: float32 weights, bfloat16 autocast, channels-last memory, cuDNN's own search.
 * Our side calls ``keep_freed_memory`` on a CPU and packs the network for inference, as our commands do.

@@ -26,6 +26,7 @@ from fromnoise.errors import WrongUse
 from fromnoise.parameterization import Parameterization, Velocity
 from fromnoise.schedule import Cosine, DiscreteSchedule, Given, Linear, Schedule, ZeroTerminalSNR
 from fromnoise.schema import assignment, merge, read_toml
+from fromnoise.task.prepare import settle
 from fromnoise.transition import Large, Small, Variance
 
 # Where in the tree the kinds of a table are chosen.
@@ -378,7 +379,7 @@ def test_the_page_preset_is_the_pages_model() -> None:
 
 @pytest.mark.parametrize(
     ("side", "name"),
-    [(8, "digits"), (16, "small16"), (32, "small32"), (64, "small64"), (128, "small128"), (256, "celebahq256")],
+    [(8, "digits"), (16, "small16"), (32, "small32"), (64, "small64"), (128, "small128"), (256, "small256")],
 )
 def test_the_usual_sizes_get_a_preset_of_their_own(side: int, name: str) -> None:
     assert preset_for(side) == name
@@ -395,3 +396,13 @@ def test_a_preset_is_found_by_name_or_by_file(tmp_path: Path) -> None:
         preset(str(tmp_path / "none.toml"))
     with pytest.raises(WrongUse, match=r"^F is not valid TOML: .*\(at line 1, column 9\)$"):
         read_toml("steps = =", "F")
+
+
+@pytest.mark.parametrize("side", [*range(8, 65, 8), 80, 96, 112, 128, 160, 192, 224, 256, 320])
+def test_every_size_has_a_preset_that_fits(side: int) -> None:
+    """Without a preset named, attention moves to the levels that pictures of this size have; nothing is mirrored."""
+    config, _ = settle({"data": {"path": "digits", "height": side}}, preset_name=None, source="test")
+    with torch.device("meta"):
+        network = build_network(config)
+    assert any("qkv" in name and "down" in name for name, _ in network.named_parameters())
+    assert not config.train.flip and config.train.ema_ramp > 0

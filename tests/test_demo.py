@@ -94,7 +94,8 @@ def test_ctrl_c_saves_says_how_to_go_on_and_goes_on(
         assert main(words) == 130
     printed, err = capsys.readouterr()
     images = 8 if moment == "train" else 24
-    assert printed == ""
+    said = json.loads(printed)  # One object in any case.
+    assert said == {"run": str(tmp_path / "demo"), "step": images // 8, "images": images, "finished": False}
     assert f"fromnoise: stopped and saved at {images} pictures in {tmp_path / 'demo'}; go on with: " in err
     assert not (tmp_path / "demo" / "demo-samples.png").exists()
     assert main(words) == 0

@@ -289,7 +289,7 @@ def test_a_file_where_the_run_should_be_is_untouched(tmp_path: Path) -> None:
     [
         ({"schedule": {"steps": 10}}, "a linear schedule of 10 steps reaches beta = 2"),
         ({"schedule": {"kind": "zero_terminal_snr", "base": "linear"}}, "Epsilon cannot be used with ZeroTerminalSNR"),
-        ({"sampling": {"sampler": {"variance": "learned_range"}}}, "L_simple trains no variance"),
+        ({"sampling": {"sampler": {"variance": "learned_range"}}}, "cannot be trained by this objective"),
         ({"sampling": {"spacing": {"kind": "strided", "steps": 51}}}, "steps = 51: this schedule allows 1 to 50"),
         ({"data": {"height": 9}, "network": {"channel_mult": [1, 1]}}, "height = 9: the network's 2 levels"),
         ({"network": {"attention_resolutions": [7]}}, "none is the size of a level"),

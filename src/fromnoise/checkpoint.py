@@ -186,11 +186,11 @@ class Checkpoint:
         for name in (f"{stem}.safetensors" for stem in _FILES):
             file = folder / name
             wanted = files.get(name, {})
-            if (
-                not file.is_file()
-                or file.stat().st_size != wanted.get("bytes")
-                or _digest(file) != wanted.get("sha256")
-            ):
+            try:
+                whole = file.stat().st_size == wanted.get("bytes") and _digest(file) == wanted.get("sha256")
+            except OSError:
+                whole = False
+            if not whole:
                 raise Damaged(f"checkpoint {folder}: {name} is missing or damaged")
         return Checkpoint(folder, images, state)
 

@@ -126,7 +126,7 @@ def _parser() -> _Parser:
     sample.add_argument("--label", metavar="L[,L…]", help="class names or numbers, taken in turn (all of them)")
     sample.add_argument("--batch-size", type=int, default=64, metavar="B", help="pictures at a time (64)")
     sample.add_argument("--weights", choices=["ema", "model"], default="ema", help="averaged weights or the last ones")
-    sample.add_argument("--overwrite", action="store_true", help="replace PATH if it exists")
+    sample.add_argument("--overwrite", action="store_true", help="write to PATH even if it exists")
     _settings(sample)
     parser.verbs = verbs.choices  # type: ignore[attr-defined]
     return parser

@@ -213,7 +213,7 @@ _AUTOMATIC = ((12, "digits"), (24, "small16"), (48, "small32"), (96, "small64"),
 
 def preset_for(side: int) -> str:
     """The preset for pictures with this short side in pixels, when none is named."""
-    return next((name for limit, name in _AUTOMATIC if side < limit), "celebahq256")
+    return next((name for limit, name in _AUTOMATIC if side < limit), "small256")
 
 
 def build_network(config: Config) -> nn.Module:

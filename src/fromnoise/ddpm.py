@@ -94,7 +94,7 @@ class NoiseSchedule:
     def __init__(
         self, T: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02, device: torch.device | str = "cpu"
     ) -> None:
-        self.T = T
+        self.T, self._ends = T, (beta_1, beta_T)
         self.schedule = Linear(steps=T, first=beta_1, last=beta_T)
         beta = self.schedule.beta
         self.beta, self.alpha, self.alpha_bar = (
@@ -103,7 +103,7 @@ class NoiseSchedule:
 
     def to(self, device: torch.device | str) -> "NoiseSchedule":
         """The same schedule with its tables on ``device``."""
-        return NoiseSchedule(self.T, self.schedule.first or 1e-4, self.schedule.last or 0.02, device)
+        return NoiseSchedule(self.T, self._ends[0], self._ends[1], device)
 
 
 class _WholeTimes(nn.Module):
@@ -156,18 +156,19 @@ def train_ddpm(
     """
     device = next(model.parameters()).device
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
-    means = []
+    means, shape = [], None
     for epoch in range(num_epochs):
         model.train()
         losses = []
         for batch_idx, (images, _) in enumerate(dataloader):
+            shape = images.shape[1:]
             losses.append(train_step(model, images.to(device), noise_schedule, optimizer))
             if batch_idx % 100 == 0:
                 print(f"Epoch {epoch}, Batch {batch_idx}, Loss: {losses[-1]:.4f}")
         means.append(sum(losses) / max(len(losses), 1))
         print(f"Epoch {epoch} completed. Average Loss: {means[-1]:.4f}")
         if epoch % 10 == 0:
-            generate_and_save_samples(model, noise_schedule, epoch)
+            generate_and_save_samples(model, noise_schedule, epoch, shape=shape)
     return means
 
 

@@ -1,7 +1,7 @@
 """Keeping the memory that the process has been given.
 
 Activations of a training step are freed and asked for again at every step. glibc gives large blocks back to the kernel
-at once, and the kernel hands them out again page by page, zeroed: on a CPU that is up to a third of a step. With a
+at once, and the kernel hands them out again page by page, zeroed: on a CPU that can be a third of a step. With a
 high threshold the process keeps them. What this gives is in docs/performance.md.
 """
 

@@ -48,7 +48,8 @@ class Pipeline:
     def stream(self, seeds: Sequence[int], labels: Sequence[int] | None = None) -> Iterator[Step]:
         """One batch, one picture a seed, step by step. ``labels`` has one class number a picture.
 
-        Picture k depends on its seed and label alone, not on the batch. Raises ``WrongUse`` for labels that do not fit.
+        Picture k depends on its seed and label, not on the batch (but for rounding). Raises ``WrongUse`` for labels
+        that do not fit.
         """
         noise = SeededNoise(seeds, self.shape, self.device)
         condition: dict[str, Tensor] = {}
@@ -73,11 +74,14 @@ class Pipeline:
     ) -> ImageArray:
         """``n`` finished pictures, uint8 (n, H, W, C), of the seeds ``seed``, ``seed`` + 1, ….
 
-        ``labels`` is one class number for all, or one each. Raises ``WrongUse`` for labels the model does not know.
+        ``labels`` is one class number for all, or one each; left out, a model with classes takes them in turn. Raises
+        ``WrongUse`` for labels the model does not know.
         """
         if n < 1 or batch_size < 1:
             raise WrongUse(f"n = {n} and batch_size = {batch_size} must both be at least 1")
-        each = [labels] * n if isinstance(labels, int) else labels
+        if labels is None and self.classes:
+            labels = [k % len(self.classes) for k in range(n)]
+        each = [int(labels)] * n if isinstance(labels, int | np.integer) else labels
         if each is not None:
             self._checked(each, n)
         ready, parts = self.ready(), []

@@ -1,6 +1,7 @@
 """Opens what was trained: a run folder, or a single file of weights that carries its settings."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -73,13 +74,23 @@ def open_run(path: str | Path, *, weights: str = "ema", device: str | torch.devi
     try:
         config = parse(read_toml(metadata["config"], str(file)), str(file))
         network = build_network(config)
-        network.load_state_dict(tensors)
+        with _misfits_named():
+            network.load_state_dict(tensors)
         images = int(metadata["images"])
-    except (WrongUse, RuntimeError, KeyError, ValueError) as error:
+    except (WrongUse, KeyError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise FromnoiseError(f"{file} does not fit the settings that it carries: {reason}") from error
     network.to(pick_device(device)).eval().requires_grad_(False)
     return Run(path, config, build_pipeline(config, network), images, warnings)
+
+
+@contextlib.contextmanager
+def _misfits_named() -> Iterator[None]:
+    """PyTorch tells of wrong names and shapes by the same error as of too little memory."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ValueError(str(error)) from error
 
 
 def pick_device(device: str | torch.device | None = None) -> torch.device:

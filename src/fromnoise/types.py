@@ -3,7 +3,7 @@
 The comments are the contract: B pictures of C channels, H rows and W columns.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TypeAlias
 
 import numpy as np
@@ -21,9 +21,6 @@ Labels: TypeAlias = Tensor
 
 ImageArray: TypeAlias = NDArray[np.uint8]
 """uint8, (B, H, W, C): finished pictures, as NumPy, Pillow and matplotlib like them."""
-
-Seeds: TypeAlias = Sequence[int]
-"""One seed a picture: picture k is the same in any batch."""
 
 Shape: TypeAlias = tuple[int, int, int]
 """(C, H, W) of one picture."""

@@ -3,7 +3,9 @@
 import contextlib
 import json
 import shlex
+import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -29,6 +31,8 @@ def demo(args: Any, words: list[str]) -> int:
     with _stopping() as stop:
         last = follow(demo_task.demo(args.out, _sets(args), device=runs.pick_device(args.device), stop=stop))
     if isinstance(last, train_task.Ended):
+        if args.json:
+            print(json.dumps({"run": str(last.run), "step": last.step, "images": last.images, "finished": False}))
         return _interrupted(args, words, last)
     assert isinstance(last, demo_task.Scored)
     if args.json:
@@ -41,7 +45,7 @@ def demo(args: Any, words: list[str]) -> int:
         f"Fréchet distance in pixel space to {last.samples} held-out real digits: {last.frechet:.3f} "
         f"(of as many other real digits: {last.frechet_floor:.3f})\n"
         f"{last.seconds:.0f} seconds; pictures: {', '.join(str(path) for path in last.pictures)}\n"
-        f"next: fromnoise sample {shlex.quote(str(last.run))} --label 7 --out sevens.png"
+        f"next: {_program()} sample {shlex.quote(str(last.run))} --label 7 --out sevens.png"
     )
     return 0
 
@@ -64,9 +68,8 @@ def train(args: Any, words: list[str]) -> int:
     if not last.finished:
         return _interrupted(args, words, last)
     if not args.json:
-        print(
-            f"trained: {out}, {last.images:,} pictures seen\nnext: fromnoise sample {shlex.quote(str(out))} --out s.png"
-        )
+        print(f"trained: {out}, {last.images:,} pictures seen")
+        print(f"next: {_program()} sample {shlex.quote(str(out))} --out s.png")
     return 0
 
 
@@ -94,6 +97,12 @@ def sample(args: Any, words: list[str]) -> int:
         seeds = f"seeds {args.seed} to {args.seed + args.n - 1}"
         print(f"{args.out}: {args.n} pictures, {seeds}, {last.nfe} steps, {seconds} s")
     return 0
+
+
+def _program() -> str:
+    """What to type for this program: its name if the shell finds it, else the path it was called by."""
+    called = sys.argv[0]
+    return called if Path(called).name == "fromnoise" and shutil.which("fromnoise") is None else "fromnoise"
 
 
 def _sets(args: Any) -> dict[str, Any]:
@@ -167,7 +176,7 @@ def _labels(text: str | None, classes: tuple[str, ...], n: int) -> list[int] | N
 def _interrupted(args: Any, words: list[str], last: train_task.Ended) -> int:
     say(
         f"fromnoise: stopped and saved at {last.images:,} pictures in {last.run}; go on with: "
-        f"{shlex.join(['fromnoise', *words])}"
+        f"{shlex.join([_program(), *words])}"
     )
     return INTERRUPTED
 

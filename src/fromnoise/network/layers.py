@@ -85,7 +85,7 @@ class SwishNorm(nn.GroupNorm):
         self.dropout = dropout
 
     def forward(self, input: Tensor) -> Tensor:
-        dropped = round(self.dropout * _CHANCES) if self.training else 0
+        dropped = min(round(self.dropout * _CHANCES), _CHANCES - 1) if self.training else 0
         if input.device.type != "cpu" or input.dtype != self.weight.dtype:
             return F.dropout(F.silu(super().forward(input)), self.dropout, self.training)
         if not (input.is_contiguous() or input.is_contiguous(memory_format=torch.channels_last)):
@@ -110,10 +110,10 @@ def _keep(x: Tensor, dropped: int) -> Tensor:
 
 
 def norm_groups(channels: int) -> int:
-    """The groups of every norm in a network of so many base channels: the paper's 32.
+    """The groups of every norm in a network of so many base channels: the paper's 32, or the most that divide them.
 
-    Below 64 channels, the most that divide them and hold at least two each: a group of one channel would subtract all
-    that the embedding of the time adds to it. Every level is a multiple of the base, so one number serves them all.
+    Every group holds two channels at least, for a group of one would subtract all that the embedding of the time adds
+    to it. Every level is a multiple of the base, so one number serves them all.
     """
     return next((g for g in range(min(NORM_GROUPS, channels // 2), 0, -1) if channels % g == 0), 1)
 

@@ -115,6 +115,8 @@ class Quad(DiscreteSchedule):
 
     def betas(self) -> Tensor:
         """β_t = (√first + (√last − √first)(t − 1)/(T − 1))²."""
+        if not (self.first > 0 and self.last > 0):
+            raise ValueError(f"first = {self.first} and last = {self.last} must both be above 0")
         return _line(self.first**0.5, self.last**0.5, self.steps).square()
 
 

@@ -1,6 +1,7 @@
 """From what a person typed to settled settings and loaded pictures."""
 
 import contextlib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -39,7 +40,7 @@ def settle(tree: Mapping[str, Any], *, preset_name: str | None, source: str) -> 
     height = data.height or data.width or _side(pictures)
     width = data.width or height
     if not preset_name:
-        base = preset(preset_for(min(height, width)))
+        base = _fitted(preset(preset_for(min(height, width))), min(height, width))
     if _LENGTHS & tree.get("train", {}).keys():  # One length replaces another, not only its namesake.
         base = {**base, "train": {k: v for k, v in base.get("train", {}).items() if k not in _LENGTHS}}
     found = {
@@ -83,6 +84,18 @@ def prepare(
     return Prepared(config, training, held_out)
 
 
+def _fitted(base: dict[str, Any], side: int) -> dict[str, Any]:
+    """A preset chosen for pictures of about this side, with its attention at the levels they have.
+
+    Where a preset for 64 pixels attends at 16 and 8, pictures of 48 have levels of 12 and 6.
+    """
+    network = base["network"]
+    levels = [side / 2**level for level in range(len(network["channel_mult"]))]
+    wanted = {min(levels, key=lambda size: abs(math.log2(size / at))) for at in network["attention_resolutions"]}
+    sizes = sorted((int(size) for size in wanted if size == int(size)), reverse=True)
+    return {**base, "network": {**network, "attention_resolutions": sizes}}
+
+
 def _side(pictures: Source) -> int:
     """The largest usual side that at least half of the pictures looked at can fill without being enlarged."""
     sides = []
@@ -90,5 +103,5 @@ def _side(pictures: Source) -> int:
         with contextlib.suppress(Unreadable):  # Loading will name it.
             height, width, _ = pictures.read(int(index)).shape
             sides.append(min(height, width))
-    typical = float(np.median(sides)) if sides else _SIDES[-1]
+    typical = sorted(sides)[len(sides) // 2] if sides else _SIDES[-1]
     return max((side for side in _SIDES if side <= typical), default=_SIDES[0])

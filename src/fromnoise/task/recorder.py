@@ -101,7 +101,11 @@ class Recorder:
         columns = classes if 2 <= classes <= _MOST_COLUMNS else None  # Then every column is a class.
         count = _GRID // columns * columns if columns else _GRID
         labels = [k % classes for k in range(count)] if classes else None
-        images = pipeline.ready().finish(range(count), labels)
+        ready, part = pipeline.ready(), max(1, settings.batch_size // settings.accumulate)  # What memory allows.
+        starts = range(0, count, part)
+        images = torch.cat(
+            [ready.finish(range(count)[k : k + part], labels[k : k + part] if labels else None) for k in starts]
+        )
         path = self.folder.sample(self.learner.images)
         with explained(f"cannot write {path}"):
             grid.write_png(grid.to_grid(images, columns=columns), path)

@@ -10,9 +10,8 @@ import torch
 from torch import nn
 
 from fromnoise.checkpoint import RunFolder
-from fromnoise.config import Config, build_denoiser, build_network, build_pipeline, learns_variance, to_toml
+from fromnoise.config import Config, build_denoiser, build_network, build_pipeline, to_toml
 from fromnoise.data import Dataset
-from fromnoise.errors import WrongUse
 from fromnoise.task.recorder import Recorder
 from fromnoise.task.resume import existing, resume
 from fromnoise.train import Learner, Report, train
@@ -90,8 +89,6 @@ def train_run(
     if device.type == "cuda":
         network = network.to(memory_format=torch.channels_last)  # pyright: ignore - a missing overload
     # Whatever does not fit is refused before anything is written.
-    if learns_variance(config):
-        raise WrongUse("[sampling.sampler] variance = learned_range: L_simple trains no variance; take small or large")
     shape = build_pipeline(config, network).shape
     called = torch.compile(network) if settings.compile else network
     assert isinstance(called, nn.Module)
@@ -132,7 +129,8 @@ def train_run(
             last = report.step == total or stop.is_set()
             if run.due(settings.checkpoint_every) or last:
                 yield Saved(run.save())
-            if run.due(settings.sample_every) or (settings.sample_every and report.step == total):
+            wanted = run.due(settings.sample_every) or (settings.sample_every > 0 and report.step == total)
+            if wanted and not stop.is_set():
                 yield Saved(run.draw())
             if last:
                 break

@@ -61,6 +61,8 @@ class TrainSettings:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise WrongUse(f"[train] {name} = {value}: must be above 0")
+            if value == float("inf"):
+                raise WrongUse(f"[train] {name} = {value}: a run has an end; give a number")
         for name in ("batch_size", "accumulate", "report_every", "sample_steps", "keep"):
             if getattr(self, name) < 1:
                 raise WrongUse(f"[train] {name} = {getattr(self, name)}: must be at least 1")

@@ -16,8 +16,10 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="a list of {name, ours, peer, ratio, unit, …} on stdout")
     parser.add_argument("--quick", action="store_true", help="a small network, one round: does it run at all?")
     parser.add_argument("--channels", type=int, nargs="+", default=[64, 128], help="base channels (default: 64 128)")
-    parser.add_argument("--rounds", type=int, default=7, help="turns of each side; the median counts (default: 7)")
-    parser.add_argument("--seconds", type=float, default=1.0, help="least length of a turn (default: 1)")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each side; the median counts (default: 5)")
+    parser.add_argument(
+        "--seconds", type=float, default=2.0, help="least length of a turn, run twice, the second timed (default: 2)"
+    )
     parser.add_argument("--dropout", type=float, default=0.1, help="of the training step (default: the paper's 0.1)")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--compile", action="store_true", help="both sides compiled, too (minutes on a CPU)")

@@ -36,8 +36,8 @@ class Plan:
     works: tuple[dict[str, Any], ...]
     tasks: tuple[str, ...] = ("train", "inference")
     device: str = "auto"
-    rounds: int = 7
-    seconds: float = 1.0
+    rounds: int = 5
+    seconds: float = 2.0
     steps: int = 1
     tuned: bool = True  # Measure the peer with our optimizer and allocator settings, too.
 

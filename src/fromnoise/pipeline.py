@@ -77,6 +77,13 @@ class Pipeline:
         ``labels`` is one class number for all, or one each; left out, a model with classes takes them in turn. Raises
         ``WrongUse`` for labels the model does not know.
         """
+        images = self.images(n, seed=seed, labels=labels, batch_size=batch_size)
+        return np.ascontiguousarray(images.permute(0, 2, 3, 1).numpy())
+
+    def images(
+        self, n: int, *, seed: int = 0, labels: int | Sequence[int] | None = None, batch_size: int = 64
+    ) -> Images:
+        """The pictures of :meth:`sample` as a tensor, uint8 (n, C, H, W)."""
         if n < 1 or batch_size < 1:
             raise WrongUse(f"n = {n} and batch_size = {batch_size} must both be at least 1")
         if labels is None and self.classes:
@@ -88,7 +95,7 @@ class Pipeline:
         for start in range(0, n, batch_size):
             stop = min(start + batch_size, n)
             parts.append(ready.finish(range(seed + start, seed + stop), None if each is None else each[start:stop]))
-        return np.ascontiguousarray(torch.cat(parts).permute(0, 2, 3, 1).numpy())
+        return torch.cat(parts)
 
     def _checked(self, labels: Sequence[int], n: int) -> list[int]:
         if not self.classes:

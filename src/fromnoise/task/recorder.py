@@ -100,12 +100,8 @@ class Recorder:
         classes = len(pipeline.classes)
         columns = classes if 2 <= classes <= _MOST_COLUMNS else None  # Then every column is a class.
         count = _GRID // columns * columns if columns else _GRID
-        labels = [k % classes for k in range(count)] if classes else None
-        ready, part = pipeline.ready(), max(1, settings.batch_size // settings.accumulate)  # What memory allows.
-        starts = range(0, count, part)
-        images = torch.cat(
-            [ready.finish(range(count)[k : k + part], labels[k : k + part] if labels else None) for k in starts]
-        )
+        part = max(1, settings.batch_size // settings.accumulate)  # As many at a time as training has.
+        images = pipeline.images(count, batch_size=part)
         path = self.folder.sample(self.learner.images)
         with explained(f"cannot write {path}"):
             grid.write_png(grid.to_grid(images, columns=columns), path)

@@ -11,7 +11,7 @@ from benchmarks.measure import QUICK, Plan, measure, works
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Our training step and network call against diffusers' UNet2DModel on the same work and weights.",
+        description="Our training step, network call and sampling against diffusers on the same work and weights.",
     )
     parser.add_argument("--json", action="store_true", help="a list of {name, ours, peer, ratio, unit, …} on stdout")
     parser.add_argument("--quick", action="store_true", help="a small network, one round: does it run at all?")

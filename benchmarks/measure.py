@@ -34,7 +34,7 @@ class Plan:
     """What to measure. ``works`` are the fields of :class:`benchmarks.work.Work`; a device "auto" is settled first."""
 
     works: tuple[dict[str, Any], ...]
-    tasks: tuple[str, ...] = ("train", "inference")
+    tasks: tuple[str, ...] = ("train", "inference", "sampling")
     device: str = "auto"
     rounds: int = 5
     seconds: float = 2.0
@@ -100,6 +100,10 @@ def measure(plan: Plan) -> Iterator[list[Row]]:
                 found = _turns(plan, task, work, sides, Path(folder), convolutions)
                 rows = _rows(task, work, found, flops[task] / 1e9)
                 yield [{**row, **common, "batch": work["batch"]} for row in rows]
+                if task == "sampling" and about["device"] == "cpu":
+                    percent = convolutions("overhead", work=work)
+                    row = {"name": f"{_name(task, work)}, our loop beside the network", **_pair(percent, None, "%")}
+                    yield [{**row, **common, "batch": work["batch"]}]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,7 +197,7 @@ def works(channels: list[int], compiled: bool, dropout: float) -> tuple[dict[str
 
 
 QUICK = Plan(
-    works=({"channels": 32, "channel_mult": (1, 2), "num_res_blocks": 1, "batch": 2},),
+    works=({"channels": 32, "channel_mult": (1, 2), "num_res_blocks": 1, "side": 16, "batch": 2},),
     rounds=1,
     seconds=0,
     tuned=False,

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
-from diffusers import UNet2DModel
+from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
-from benchmarks.sides import SETTINGS, Side
+from benchmarks.sides import DDIM_STEPS, SETTINGS, Side
 from benchmarks.work import Work
 from fromnoise.interop.diffusers_unet import diffusers_config
 
@@ -27,6 +28,26 @@ class Peer(Side):
         """As PyTorch makes it by default; fused where the peer is tuned."""
         fused = True if self.tuned else None
         return torch.optim.Adam(self.network.parameters(), lr=SETTINGS.lr, fused=fused)
+
+    def sampler(self) -> Callable[[], Tensor]:
+        """``DDIMPipeline`` with its usual ladder, without a progress bar; eps agrees with the clipped x_0, as ours."""
+        network = self.network.eval()
+        assert isinstance(network, UNet2DModel)
+        pipeline = DDIMPipeline(network, DDIMScheduler())
+        pipeline.set_progress_bar_config(disable=True)
+
+        def draw() -> Tensor:
+            done = pipeline(
+                batch_size=self.work.batch,
+                generator=torch.Generator().manual_seed(2),
+                num_inference_steps=DDIM_STEPS,
+                use_clipped_model_output=True,
+                output_type="np",
+                return_dict=False,
+            )
+            return torch.from_numpy((np.asarray(done[0]) * 255).round()).to(torch.uint8)
+
+        return draw
 
     def average(self) -> Callable[[], None]:
         """As diffusers makes it by default; in its faster form where the peer is tuned."""

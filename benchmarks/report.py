@@ -26,7 +26,7 @@ def unrest(rows: list[dict[str, Any]]) -> str:
 def cells(row: dict[str, Any]) -> tuple[str, ...]:
     """One row's words, in the order of ``HEADINGS``. "ratio" is that of the medians, "of best" that of the
     best rounds; "GFLOP/s" and "of ceiling" are ours / peer's."""
-    alone = row["name"].endswith("convolutions alone")
+    alone = row["name"].endswith(("convolutions alone", "beside the network"))  # Of these a peer has no share.
     difference = row.get("difference")
     return (
         row["name"],

@@ -1,4 +1,5 @@
-"""The two sides and the work they do: a network call, and a training step (loss, gradient clip, Adam, average).
+"""The two sides and the work they do: a network call, a training step (loss, gradient clip, Adam, average), and
+pictures from 20 steps of DDIM, from the noise to the bytes.
 
 The loop is the same code for both; network, optimizer, average and allocator setting are each side's own:
 
@@ -21,15 +22,23 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from benchmarks.work import Work
+from fromnoise.codec import Pixels
+from fromnoise.denoiser import Clip, Denoiser
 from fromnoise.interop.diffusers_unet import to_diffusers
+from fromnoise.ladder import Leading
 from fromnoise.memory import keep_freed_memory
 from fromnoise.network.packed import pack
 from fromnoise.network.unet import UNet
+from fromnoise.parameterization import Epsilon
+from fromnoise.pipeline import Pipeline
+from fromnoise.sampler import DDIM
+from fromnoise.schedule import Linear
 from fromnoise.train.ema import Ema
 from fromnoise.train.optimizer import build_optimizer
 from fromnoise.train.settings import TrainSettings
 
 SETTINGS = TrainSettings()  # The paper's: Adam with 2e-4, clipping at 1, EMA 0.9999.
+DDIM_STEPS = 20
 
 
 class Side(ABC):
@@ -64,6 +73,10 @@ class Side(ABC):
     def average(self) -> Callable[[], None]:
         """A running average of all weights: what to call after each step."""
 
+    @abstractmethod
+    def sampler(self) -> Callable[[], Tensor]:
+        """A whole batch by DDIM, always from the same noise: pictures as bytes, (B, H, W, C)."""
+
     def for_inference(self) -> nn.Module:
         """The network as this side would sample with it."""
         return self.network.eval()
@@ -92,6 +105,23 @@ class Ours(Side):
         """Our own."""
         ema = Ema(self.network, decay=SETTINGS.ema_decay)
         return lambda: ema.update(self.network)
+
+    def sampler(self) -> Callable[[], Tensor]:
+        """Our pipeline, with DDIM's usual ladder on the paper's schedule."""
+        shape = (3, self.work.side, self.work.side)
+        pipeline = Pipeline(
+            denoiser=Denoiser(self.network, Linear(), Epsilon(), clip=Clip()),
+            codec=Pixels(),
+            shape=shape,
+            sampler=DDIM(),
+            spacing=Leading(steps=DDIM_STEPS),
+        ).ready()
+        start = torch.randn((self.work.batch, *shape), generator=torch.Generator().manual_seed(2))
+
+        def begin(_: Tensor, ladder: Tensor) -> tuple[Tensor, Tensor]:
+            return start.to(pipeline.device), ladder
+
+        return lambda: pipeline.finish(range(self.work.batch), begin=begin).permute(0, 2, 3, 1)
 
     def for_inference(self) -> nn.Module:
         """Packed where that applies."""
@@ -178,7 +208,19 @@ def training(side: Side) -> Iterator[Tensor]:
         yield loss.detach()
 
 
-TASKS: dict[str, Callable[[Side], Iterator[Tensor]]] = {"train": training, "inference": inference}
+def sampling(side: Side) -> Iterator[Tensor]:
+    """Batches of finished pictures without end."""
+    draw = side.sampler()
+    while True:
+        with _precision(side.work):
+            yield draw()
+
+
+TASKS: dict[str, Callable[[Side], Iterator[Tensor]]] = {
+    "train": training,
+    "inference": inference,
+    "sampling": sampling,
+}
 
 
 def _precision(work: Work) -> contextlib.AbstractContextManager[object]:

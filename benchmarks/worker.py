@@ -19,7 +19,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from benchmarks.ceiling import Ceiling
-from benchmarks.sides import SIDES, TASKS, random_weights
+from benchmarks.overhead import loop_percent
+from benchmarks.sides import DDIM_STEPS, SIDES, TASKS, random_weights
 from benchmarks.work import TRAINING_PASSES, Work, nominal_flops
 
 MEBIBYTE = 2**20
@@ -46,11 +47,15 @@ class Worker:
         for state, path in zip(random_weights(what), (ours, peer), strict=True):
             save_file(state, path)
         forward = nominal_flops(what) / what.batch
-        return {"inference": forward, "train": TRAINING_PASSES * forward}
+        return {"inference": forward, "train": TRAINING_PASSES * forward, "sampling": DDIM_STEPS * forward}
 
     def ceiling(self, work: dict[str, Any], task: str) -> float:
         """GFLOP/s of the convolutions alone."""
         return Ceiling(Work.from_dict(work)).gflops(task)
+
+    def overhead(self, work: dict[str, Any]) -> float:
+        """The sampling loop beside the network, in percent."""
+        return loop_percent(Work.from_dict(work))
 
     def build(self, work: dict[str, Any], side: str, task: str, weights: str, output: str) -> None:
         """Makes the network, warms it up, and writes its output for the fixed batch."""
@@ -123,6 +128,7 @@ def serve() -> None:
         "about": worker.about,
         "prepare": worker.prepare,
         "ceiling": worker.ceiling,
+        "overhead": worker.overhead,
         "build": worker.build,
         "round": worker.round,
         "memory": worker.memory,

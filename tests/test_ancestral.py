@@ -14,7 +14,7 @@ from fromnoise.ladder import All, Strided
 from fromnoise.noise import GivenNoise, Noise, SeededNoise
 from fromnoise.parameterization import Epsilon
 from fromnoise.sampler import Ancestral, Sampler, Step, trajectory
-from fromnoise.sampler.base import Denoise
+from fromnoise.sampler.base import Denoise, Traits
 from fromnoise.schedule import Cosine, DiscreteSchedule, Level, Linear
 from fromnoise.transition import Large, LearnedRange, Small, Variance
 
@@ -273,10 +273,16 @@ def test_ladders_that_do_not_go_down_to_0_are_refused(times: list[float]) -> Non
         next(trajectory(Ancestral(), closed_form(), PAPER, ladder, noise(), noise))
 
 
-@pytest.mark.parametrize("times", [[1001.0, 0.0], [10.5, 1.0, 0.0]])
-def test_ladders_off_the_clock_are_refused(times: list[float]) -> None:
+OFF_THE_CLOCK = {
+    "beyond the end": ([1001.0, 0.0], "this schedule knows the times 0 and 1 … 1000, not 1001, 0"),
+    "between two times": ([10.5, 1.0, 0.0], "Ancestral visits only the whole times that the network was trained on"),
+}
+
+
+@pytest.mark.parametrize(("times", "message"), OFF_THE_CLOCK.values(), ids=OFF_THE_CLOCK.keys())
+def test_ladders_off_the_clock_are_refused(times: list[float], message: str) -> None:
     noise = SeededNoise([0], (1, 2, 2))
-    with pytest.raises(ValueError, match="knows the whole times 0 … 1000"):
+    with pytest.raises(ValueError, match=message):
         next(trajectory(Ancestral(), closed_form(), PAPER, torch.tensor(times), noise(), noise))
 
 
@@ -284,9 +290,14 @@ class Twice(Sampler[int]):
     """Asks the denoiser twice a step and counts its steps in the state; ``calls`` = 0 asks never."""
 
     def __init__(self, calls: int = 2) -> None:
-        self.calls, self.states = calls, []
+        self.calls, self.states, self.steps = calls, [], 0
 
-    def init(self) -> int:
+    @property
+    def traits(self) -> Traits:
+        return Traits(order=1, calls=self.calls)
+
+    def init(self, steps: int) -> int:
+        self.steps = steps
         return 0
 
     def step(self, denoise: Denoise, x_t: Tensor, t: Level, s: Level, state: int, noise: Noise) -> tuple[Tensor, int]:
@@ -301,6 +312,7 @@ def test_the_loop_counts_calls_and_hands_the_state_on() -> None:
     steps = list(trajectory(sampler, closed_form(), PAPER, Strided(steps=4).ladder(PAPER), noise(), noise))
     assert [step.nfe for step in steps] == [2, 4, 6, 8]
     assert sampler.states == [0, 1, 2, 3]
+    assert sampler.steps == 4
     assert all(torch.equal(step.x, step.prediction.x_0) for step in steps)  # the prediction is the last one made
 
 

@@ -67,9 +67,9 @@ def test_quick_run_prints_rows(report: ModuleType) -> None:
     names = [row["name"] for row in rows]
     assert names == [
         f"{task}/32ch{what}"
-        for task in ("train", "inference")
+        for task in ("train", "inference", "sampling")
         for what in (", convolutions alone", "", ", peak memory")
-    ]
+    ] + ["sampling/32ch, our loop beside the network"]
     for row in rows:
         assert {"name", "ours", "peer", "ratio", "unit", "device", "threads", "torch", "date"} <= row.keys()
         assert row["torch"] == torch.__version__
@@ -78,7 +78,8 @@ def test_quick_run_prints_rows(report: ModuleType) -> None:
             assert row["ratio"] == pytest.approx(row["ours"] / row["peer"])
             for share in row["share_of_ceiling"].values():
                 assert share > 0
-            assert row["difference"] < 1e-4
+            # Bytes may differ by one where a value lies on the edge between two.
+            assert row["difference"] <= (1 if row["name"].startswith("sampling") else 1e-4)
             assert row["best"]["ours"] == max(row["rounds"]["ours"])
             assert row["gflops"]["ours"] / row["ours"] == pytest.approx(row["gflops"]["peer"] / row["peer"])
     text = report.table(rows).splitlines()

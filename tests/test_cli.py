@@ -21,7 +21,7 @@ from tests import tiny
 
 from fromnoise import __version__, cli, verb
 from fromnoise.cli import main
-from fromnoise.run import open_run
+from fromnoise.run import open_run, with_config
 from fromnoise.sampler import Ancestral
 
 Said = tuple[int, str, str]
@@ -87,7 +87,13 @@ OPTIONS = {
     "train": COMMON
     | {"--out", "--preset", "--resolution", "--classes", "--flip", "--strict", "--steps", "--epochs", "--images"},
     "sample": COMMON
-    | {"--out", "-n", "--steps", "--variance", "--seed", "--label", "--batch-size", "--weights", "--overwrite"},
+    | {"--out", "-n", "--seed", "--label", "--batch-size", "--weights", "--overwrite"}
+    | {"--sampler", "--steps", "--eta", "--variance", "--guidance", "--weak", "--classifier"}
+    | {"--from", "--inpaint", "--upscale", "--interpolate", "--strip", "--strength", "--mask", "--repaint", "--fit"},
+    "likelihood": COMMON - {"--set"}
+    | {"--out", "-n", "--seed", "--batch-size", "--weights", "--estimate", "--steps", "--variance"}
+    | {"--flow", "--probes", "--exact-divergence", "--tolerance"},
+    "compare": COMMON - {"--set"} | {"--out", "-n", "--seed", "--batch-size", "--samplers", "--steps"},
 }
 
 
@@ -119,7 +125,7 @@ def test_help_answers_at_once() -> None:
         )
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    assert result is not None and {"demo", "train", "sample"} <= set(result.stdout.split())
+    assert result is not None and set(OPTIONS) <= set(result.stdout.split())
     assert min(spent) < 0.3
 
 
@@ -140,7 +146,7 @@ def test_help_and_version_end_with_0(words: list[str], capsys: pytest.CaptureFix
     ("words", "complaint"),
     [
         (["trayn", "x"], "'trayn' is not known; did you mean 'train'?"),
-        (["zzz"], "'zzz' is not known; known: demo, sample, train"),
+        (["zzz"], "'zzz' is not known; known: compare, demo, likelihood, sample, train"),
         (["sample", "x", "--stpes", "5", "--out", "a.png"], "unexpected '--stpes'; did you mean '--steps'?"),
         (["sample", "x", "--wieghts=ema"], "unexpected '--wieghts'; did you mean '--weights'?"),
         (["train", "x", "--outt", "y"], "unexpected '--outt'; did you mean '--out'?"),
@@ -148,7 +154,11 @@ def test_help_and_version_end_with_0(words: list[str], capsys: pytest.CaptureFix
         (["train"], "the following arguments are required: DATA"),
         (["train", "x", "--steps", "many"], "argument --steps: invalid int value: 'many'"),
         (["train", "x", "--steps", "5", "--epochs", "5"], "argument --epochs: not allowed with argument --steps"),
-        (["sample", "x", "--variance", "lrage"], "argument --variance: 'lrage' is not known; did you mean 'large'?"),
+        (["sample", "x", "--strip", "2", "--from", "y"], "argument --from: not allowed with argument --strip"),
+        (["sample", "x", "--weak", "y", "--classifier", "m:n"], "argument --classifier: not allowed with argument --weak"),
+        (["sample", "x", "--interpolate", "a.png"], "argument --interpolate: expected 2 arguments"),
+        (["compare", "x", "--sampler", "ddim"], "unexpected '--sampler'; did you mean '--samplers'?"),
+        (["likelihood"], "the following arguments are required: RUN|FILE"),
         (["sample", "x", "--out"], "argument --out: expected one argument"),
         (["sample", "x", "--over"], "unexpected '--over'; did you mean '--overwrite'?"),
     ],
@@ -345,7 +355,7 @@ def test_a_preset_is_chosen_by_the_size_of_the_pictures(
         seen.append(config)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(verb.train_task, "train_run", watch)
+    monkeypatch.setattr("fromnoise.task.train.train_run", watch)
     for size, words in [((40, 50), []), ((40, 50), ["--resolution", "64x96"]), ((16, 30), [])]:
         folder = colours(tmp_path / str(len(seen)), 2, size)
         assert say("train", folder, *words)[0] == 130
@@ -419,7 +429,7 @@ def test_pictures_depend_on_what_is_asked_for(say: Say, tmp_path: Path, trained:
         "steps": drawn("steps", "--label", 3, "--steps", 10),
         "variance": drawn("variance", "--label", 3, "--variance", "small"),
         "weights": drawn("weights", "--label", 3, "--weights", "model"),
-        "clip": drawn("clip", "--label", 3, "--set", "sampling.clip=0.5"),
+        "clip": drawn("clip", "--label", 3, "--set", "sampling.clip.limit=0.5"),
     }
     for name, images in others.items():
         assert not np.array_equal(images, plain), name
@@ -436,8 +446,8 @@ def test_variance_and_steps_are_those_of_the_sampler(say: Say, tmp_path: Path, t
     code, out, _ = say(
         "sample", trained, "-n", 2, "--label", 1, "--steps", 10, "--variance", "small", "--out", tmp_path / "a.npz"
     )
-    assert code == 0 and "2 pictures, seeds 0 to 1, 10 steps" in out
-    changed = verb.runs.with_config(
+    assert code == 0 and "2 pictures, seeds 0 to 1, 10 network calls each" in out
+    changed = with_config(
         run,
         tiny.config(
             {"sampling": {"sampler": {"variance": "small"}, "spacing": {"kind": "strided", "steps": 10}}}, steps=40
@@ -488,15 +498,16 @@ def test_nothing_is_written_over_unless_asked(say: Say, tmp_path: Path, trained:
         (["--label", "-1"], "--label -1: out of range; this model's classes are numbered 0 to 9"),
         (["--label", "3,zebra"], "--label zebra: no such class; known: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9"),
         (["--label", "³"], "--label ³: no such class"),
-        (["--steps", "51"], "--steps 51: this model allows 1 to 50"),
-        (["--steps", "0"], "--steps 0: this model allows 1 to 50"),
+        (["--steps", "51"], "steps = 51: this model allows 1 to 50"),
+        (["--steps", "0"], "steps = 0: this model allows 1 to 50"),
         (["-n", "0"], "0 pictures in batches of 64: both must be at least 1"),
         (["--batch-size", "0"], "64 pictures in batches of 0: both must be at least 1"),
         (["--set", "train.lr=3"], "--set train.…: sampling cannot change how the model was made"),
         (["--set", "sampling.clp=3"], "[sampling] clp: no such key; did you mean 'clip'?"),
-        (["--set", "sampling.clip=-1"], "[sampling] clip = -1.0: must not be negative"),
+        (["--set", "sampling.clip.limit=-1"], "[sampling.clip] limit = -1.0: must be above 0"),
         (["--set", "sampling.spacing.steps=9"], "steps: no such key; kind = 'all' has none; known kinds: all, strided"),
-        (["--set", "sampling.sampler.variance=learned_range"], "this model was trained without a learned variance"),
+        (["--set", "sampling.sampler.variance=learned_range"], "learned_range: this model has no learned variance"),
+        (["--set", "sampling=3"], "--set sampling=3: should look like section.key=value"),
         (["--out", "x.jpg"], "x.jpg: grids are written as .png, arrays as .npz"),
     ],
 )

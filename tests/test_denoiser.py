@@ -181,7 +181,7 @@ def test_epsilon_is_refused_where_no_signal_is_left() -> None:
         with pytest.raises(ValueError, match="Epsilon cannot be used with ZeroTerminalSNR") as caught:
             Denoiser(ClosedForm(), schedule, Epsilon())
         assert "\n" not in str(caught.value)
-        assert "velocity or sample" in str(caught.value)
+        assert "velocity, flow or sample" in str(caught.value)
         for kind in (Sample(), Velocity()):
             prediction = Denoiser(ClosedForm(), schedule, kind)(torch.randn(1, 1, 2, 2), schedule(1000))
             assert bool(prediction.x_0.isfinite().all() and prediction.eps.isfinite().all())

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fromnoise.denoiser import Denoiser
 from fromnoise.noise import GivenNoise, SeededNoise, generator, key_to_seed
-from fromnoise.objective import Objective
+from fromnoise.objective import Simple
 from fromnoise.parameterization import Epsilon
 from fromnoise.schedule import Cosine, DiscreteSchedule, Linear, noisy
 
@@ -168,7 +168,7 @@ def test_what_the_network_is_trained_on_has_the_noise_of_its_time(autocast: torc
     x_0 = (2 * torch.rand(1000, 1, 1, 1) - 1).expand(-1, 1, 16, 16)
     u = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
     with torch.autocast("cpu", torch.bfloat16, enabled=outer):
-        loss = Objective()(denoiser, x_0, u, exact_draw(1000, 1, 16, 16))
+        loss = Simple()(denoiser, x_0, u, exact_draw(1000, 1, 16, 16))
     ((x_t, c_time),) = seen
     assert torch.equal(loss.t, torch.arange(1, 1001, dtype=torch.float64))
     assert torch.equal(c_time, torch.arange(1000.0))

@@ -1,18 +1,16 @@
-"""The training loss against its formula, its gradient against pencil and paper, and the distribution of its times."""
+"""The squared-error loss against its formula, and its gradient against pencil and paper."""
 
 from dataclasses import dataclass
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from tests.oracle import ClosedForm, Function, figure, pictures
 from torch import Tensor, nn
 
 from fromnoise.denoiser import Denoiser
-from fromnoise.objective import Even, Objective, UniformSteps, Weighting
+from fromnoise.objective import Even, LogNormal, MinSNR, Simple, UniformTime, Weighting
 from fromnoise.parameterization import Epsilon, Parameterization, Sample, Velocity
-from fromnoise.schedule import Constant, Level, Linear
+from fromnoise.schedule import EDM, Level, Linear, ZeroTerminalSNR
 
 PAPER = Linear()
 
@@ -32,7 +30,7 @@ class Scale(nn.Module):
 class Signal(Weighting):
     """ᾱ_t: any weight that differs from time to time."""
 
-    def __call__(self, level: Level) -> Tensor:
+    def __call__(self, level: Level, parameterization: Parameterization) -> Tensor:
         return level.signal.square()
 
 
@@ -41,34 +39,13 @@ def draw(batch: int) -> tuple[Tensor, Tensor, Tensor]:
     return x_0, torch.rand(batch, dtype=torch.float64), eps
 
 
-# ------------------------------------------------------------------------------------------------------------ the times
-
-
-@given(st.integers(2, 300))
-def test_every_whole_time_has_its_share(steps: int) -> None:
-    """The inverse distribution function of the uniform law on 1 … T: the middle of the k-th T-th of [0, 1) gives k."""
-    u = (torch.arange(steps, dtype=torch.float64) + 0.5) / steps
-    assert torch.equal(UniformSteps()(u, Constant(steps=steps)), torch.arange(1, steps + 1, dtype=torch.float64))
-    edge = torch.tensor([0.0, 0.5 / steps, 1 - 0.5 / steps, 1 - 2**-53, 1.0], dtype=torch.float64)
-    assert UniformSteps()(edge, Constant(steps=steps)).tolist() == [1, 1, steps, steps, steps]
-
-
-def test_times_of_random_numbers_are_uniform() -> None:
-    t = UniformSteps()(torch.rand(200_000), PAPER).long()
-    assert t.min() == 1
-    assert t.max() == 1000
-    count = torch.bincount(t, minlength=1001)[1:].double()
-    chi_square = ((count - 200) ** 2 / 200).sum().item()
-    assert abs(chi_square - 999) < 4 * (2 * 999) ** 0.5
-
-
 # ------------------------------------------------------------------------------------------------------------- the loss
 
 
 @pytest.mark.parametrize("kind", [Epsilon(), Sample(), Velocity()], ids=lambda kind: type(kind).__name__)
 def test_loss_is_the_squared_distance_from_the_target(kind: Parameterization) -> None:
     x_0, u, eps = draw(6)
-    loss = Objective()(Denoiser(ClosedForm(), PAPER, kind), x_0, u, eps)
+    loss = Simple()(Denoiser(ClosedForm(), PAPER, kind), x_0, u, eps)
     each = []
     for b in range(6):
         t = int(u[b].item() * 1000) + 1
@@ -85,7 +62,7 @@ def test_loss_is_the_squared_distance_from_the_target(kind: Parameterization) ->
 def test_loss_is_the_reference() -> None:
     """The squared-error part of the fixture's hybrid loss, in float32, through the network's plain half."""
     u = (figure("hybrid/t").double() + 0.5) / 1000
-    loss = Objective()(Denoiser(ClosedForm(), PAPER, Epsilon()), pictures(), u, figure("noise")[0])
+    loss = Simple()(Denoiser(ClosedForm(), PAPER, Epsilon()), pictures(), u, figure("noise")[0])
     assert torch.equal(loss.t, figure("hybrid/t").double() + 1)
     torch.testing.assert_close(loss.per_example, figure("hybrid/mse"), rtol=1e-5, atol=0)
 
@@ -93,16 +70,16 @@ def test_loss_is_the_reference() -> None:
 def test_a_network_that_knows_the_noise_has_no_loss_and_one_that_says_nothing_has_its_variance() -> None:
     x_0, u, eps = draw(5)
     knows = Denoiser(Function(lambda x, c_time: eps), PAPER, Epsilon())
-    assert Objective()(knows, x_0, u, eps).value < 1e-30
+    assert Simple()(knows, x_0, u, eps).value < 1e-30
     silent = Denoiser(Function(lambda x, c_time: 0 * x), PAPER, Epsilon())
-    torch.testing.assert_close(Objective()(silent, x_0, u, eps).per_example, eps.square().flatten(1).mean(1))
+    torch.testing.assert_close(Simple()(silent, x_0, u, eps).per_example, eps.square().flatten(1).mean(1))
 
 
 @pytest.mark.parametrize("weighting", [Even(), Signal()], ids=["even", "by the signal"])
 def test_value_is_the_weighted_mean_and_its_gradient_is_right(weighting: Weighting) -> None:
     x_0, u, eps = draw(7)
     network = Scale()
-    loss = Objective(weighting=weighting)(Denoiser(network, PAPER, Epsilon()), x_0, u, eps)
+    loss = Simple(weighting=weighting)(Denoiser(network, PAPER, Epsilon()), x_0, u, eps)
     a = figure("alphas_cumprod")[(u * 1000).long()].reshape(-1, 1, 1, 1)
     x_t = a.sqrt() * x_0 + (1 - a).sqrt() * eps
     weight = a if isinstance(weighting, Signal) else torch.ones_like(a)
@@ -114,7 +91,7 @@ def test_value_is_the_weighted_mean_and_its_gradient_is_right(weighting: Weighti
     by_hand = (2 * weight * (0.3 * x_t - eps) * x_t).mean()
     assert network.w.grad.item() == pytest.approx(by_hand.item(), rel=1e-11)
     assert not loss.per_example.requires_grad
-    assert torch.equal(Even()(PAPER(torch.tensor([1, 1000]))), torch.ones(2, dtype=torch.float64))
+    assert torch.equal(Even()(PAPER(torch.tensor([1, 1000])), Epsilon()), torch.ones(2, dtype=torch.float64))
 
 
 def test_lower_precision_stays_inside_the_network() -> None:
@@ -123,7 +100,7 @@ def test_lower_precision_stays_inside_the_network() -> None:
     u = torch.rand(64, dtype=torch.float64)
     layer = nn.Conv2d(2, 2, 1)
     exact, half = (
-        Objective()(Denoiser(Function(lambda x, c_time: layer(x)), PAPER, Epsilon(), autocast=precision), x_0, u, eps)
+        Simple()(Denoiser(Function(lambda x, c_time: layer(x)), PAPER, Epsilon(), autocast=precision), x_0, u, eps)
         for precision in (None, torch.bfloat16)
     )
     assert exact.value.dtype == half.value.dtype == torch.float32
@@ -140,8 +117,35 @@ def test_condition_reaches_the_network() -> None:
         return x
 
     labels = torch.tensor([2, 0, 1])
-    Objective()(Denoiser(Function(spy), PAPER, Epsilon()), x_0, u, eps, labels=labels)
+    Simple()(Denoiser(Function(spy), PAPER, Epsilon()), x_0, u, eps, labels=labels)
     assert torch.equal(seen[0], labels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inverse(Weighting):
+    """1 / ᾱ_t, which a schedule without signal at its end turns into infinity."""
+
+    def __call__(self, level: Level, parameterization: Parameterization) -> Tensor:
+        return level.signal**-2
+
+
+def test_what_does_not_fit_is_told_before_any_training() -> None:
+    """One line each. What fits is silent, and the loss itself says the same."""
+    network, last = ClosedForm(), ZeroTerminalSNR(base=PAPER)
+    Simple(weighting=MinSNR()).check(Denoiser(network, last, Velocity()))
+    Simple(times=LogNormal()).check(Denoiser(network, EDM(), Velocity()))
+    wrong = [
+        (Simple(weighting=Inverse()), last, "Inverse weights the Velocity loss at time 1000 with inf: take another"),
+        (Simple(), EDM(), "times uniform_steps count steps, and EDM has a continuous clock: take uniform, "),
+        (Simple(times=UniformTime()), PAPER, "times uniform are those of a continuous clock, and Linear counts"),
+    ]
+    for objective, schedule, complaint in wrong:
+        with pytest.raises(ValueError, match=complaint) as caught:
+            objective.check(Denoiser(network, schedule, Velocity()))
+        assert "\n" not in str(caught.value)
+    x_0, u, eps = draw(2)
+    with pytest.raises(ValueError, match="uniform_steps count steps"):
+        Simple()(Denoiser(network, EDM(), Velocity()), x_0, u, eps)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -149,4 +153,5 @@ def test_a_second_output_for_the_variance_is_refused(channels: int) -> None:
     """For grey pictures two outputs would broadcast against one target, and the loss would be of the wrong thing."""
     x_0 = torch.randn(2, channels, 4, 4)
     with pytest.raises(ValueError, match="one output channel for each channel"):
-        Objective()(Denoiser(ClosedForm(learned=True), PAPER, Epsilon()), x_0, torch.rand(2), torch.randn_like(x_0))
+        Simple()(Denoiser(ClosedForm(learned=True), PAPER, Epsilon()), x_0, torch.rand(2), torch.randn_like(x_0))
+    assert not Simple().learns_variance

@@ -14,18 +14,21 @@ import pytest
 import torch
 from tests import tiny
 
-from fromnoise import verb
 from fromnoise.checkpoint import RunFolder, read_weights
 from fromnoise.cli import main
 from fromnoise.data import Dataset
 from fromnoise.errors import FromnoiseError, WrongUse
 from fromnoise.task.train import Ended, Measured, Saved, Started, Trained, train_run
 from fromnoise.train import Learner
+from fromnoise.verb.common import stopping
 
 EVERYTHING: dict[str, Any] = {
     "network": {"dropout": 0.3},
     "train": {"flip": True, "label_dropout": 0.3, "accumulate": 2, "ema_ramp": 0.5},
 }
+
+# A batch of 8 sees all times, so that loss-aware ones depend on the past from the third step or so.
+FEW_TIMES: dict[str, Any] = {"schedule": {"kind": "constant", "steps": 4, "value": 0.3}}
 
 
 @pytest.mark.parametrize(
@@ -37,8 +40,21 @@ EVERYTHING: dict[str, Any] = {
         {"train": {"accumulate": 4}},
         {"train": {"precision": "bfloat16"}},
         {"parameterization": {"kind": "velocity"}, **EVERYTHING},
+        {"objective": {"times": {"kind": "antithetic"}, "weighting": "min_snr"}, **EVERYTHING},
+        {"objective": {"kind": "hybrid", "times": {"kind": "loss_aware", "last": 2}}, **FEW_TIMES, **EVERYTHING},
+        {"objective": {"kind": "bound", "variance": "learned_range"}, **EVERYTHING},
     ],
-    ids=["plain", "dropout", "labels and flips", "accumulate", "bfloat16", "everything"],
+    ids=[
+        "plain",
+        "dropout",
+        "labels and flips",
+        "accumulate",
+        "bfloat16",
+        "everything",
+        "antithetic",
+        "past losses",
+        "bound",
+    ],
 )
 def test_stopped_in_the_middle_of_a_report_is_as_if_never_stopped(tmp_path: Path, changes: dict[str, Any]) -> None:
     settings = tiny.config(changes, steps=8, report_every=3)
@@ -54,11 +70,23 @@ def test_stopped_in_the_middle_of_a_report_is_as_if_never_stopped(tmp_path: Path
 
 def test_the_variants_above_do_change_the_run(tmp_path: Path) -> None:
     """Else they would prove nothing."""
+    times = ("uniform_steps", {"kind": "loss_aware", "last": 2})
+    even, aware = (
+        tiny.trained(tmp_path / str(k), {"objective": {"times": kind}}, FEW_TIMES, steps=5)
+        for k, kind in enumerate(times)
+    )
+    history = tiny.weights(aware)
+    assert history["optimizer/history.counts"].sum() == 40 and history["optimizer/history.counts"].min() >= 2
+    assert tiny.lines(even) != tiny.lines(aware)
     plain = tiny.weights(tiny.trained(tmp_path / "plain", steps=2))
     for k, changes in enumerate(
-        [{"network": {"dropout": 0.3}}, *({"train": {key: EVERYTHING["train"][key]}} for key in EVERYTHING["train"])]
+        [
+            {"objective": {"times": "antithetic"}},
+            {"network": {"dropout": 0.3}},
+            *({"train": {key: EVERYTHING["train"][key]}} for key in EVERYTHING["train"]),
+        ]
     ):
-        other = tiny.weights(tiny.trained(tmp_path / str(k), changes, steps=2, warmup=0))
+        other = tiny.weights(tiny.trained(tmp_path / f"other {k}", changes, steps=2, warmup=0))
         assert any(not torch.equal(plain[name], value) for name, value in other.items()), changes
 
 
@@ -184,7 +212,7 @@ def test_killed_outright_while_it_saves_at_every_step(tmp_path: Path, straight: 
 
 def test_a_second_signal_ends_at_once_and_the_handlers_are_put_back() -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    with verb._stopping() as stop:
+    with stopping() as stop:
         assert not stop.is_set()
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.is_set()
@@ -289,7 +317,15 @@ def test_a_file_where_the_run_should_be_is_untouched(tmp_path: Path) -> None:
     [
         ({"schedule": {"steps": 10}}, "a linear schedule of 10 steps reaches beta = 2"),
         ({"schedule": {"kind": "zero_terminal_snr", "base": "linear"}}, "Epsilon cannot be used with ZeroTerminalSNR"),
-        ({"sampling": {"sampler": {"variance": "learned_range"}}}, "cannot be trained by this objective"),
+        (
+            {"sampling": {"sampler": {"variance": "learned_range"}}},
+            "learned_range: this model has no learned variance (objective hybrid or bound",
+        ),
+        ({"objective": {"times": "log_normal"}}, "times log_normal are those of a continuous clock, and Linear counts"),
+        (
+            {"objective": "bound", "schedule": {"kind": "constant", "steps": 1}},
+            "a bound needs a schedule of at least 2",
+        ),
         ({"sampling": {"spacing": {"kind": "strided", "steps": 51}}}, "steps = 51: this schedule allows 1 to 50"),
         ({"data": {"height": 9}, "network": {"channel_mult": [1, 1]}}, "height = 9: the network's 2 levels"),
         ({"network": {"attention_resolutions": [7]}}, "none is the size of a level"),

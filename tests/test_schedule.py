@@ -10,6 +10,7 @@ import torch
 from diffusers import DDPMScheduler
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 from tests.oracle import exact_linear, figure, relative_error
 from torch import Tensor
 
@@ -18,11 +19,14 @@ from fromnoise.schedule import (
     Cosine,
     DiscreteSchedule,
     Given,
+    Jsd,
+    Laplace,
     Level,
     Linear,
     Quad,
     ScaledLinear,
     Sigmoid,
+    Warmup,
     ZeroTerminalSNR,
     cast,
     noisy,
@@ -38,6 +42,9 @@ EVERY: dict[str, DiscreteSchedule] = {
     "cosine of 20 steps": Cosine(steps=20),
     "scaled linear": ScaledLinear(),
     "sigmoid": Sigmoid(),
+    "warmup": Warmup(),
+    "jsd": Jsd(),
+    "laplace": Laplace(),
     "given": Given(values=(0.1, 0.02, 0.5)),
     "zero-terminal SNR": ZeroTerminalSNR(base=ScaledLinear()),
     "zero-terminal SNR, cosine": ZeroTerminalSNR(base=Cosine(steps=40)),
@@ -91,6 +98,16 @@ def cosine_f(t: float) -> float:
     return math.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
 
 
+def laplace_f(t: float, location: float = 0.0, scale: float = 0.5) -> float:
+    """ᾱ where log-SNR is surpassed with probability t."""
+    return float(1 / (1 + np.exp(-stats.laplace.isf(t, loc=location, scale=scale))))
+
+
+def warmup_f(i: int, steps: int, fraction: float) -> float:
+    rising = int(steps * fraction)
+    return 0.02 if i >= rising else 1e-4 + (0.02 - 1e-4) * (i / (rising - 1) if rising > 1 else 0)
+
+
 FORMULAS: dict[str, tuple[Callable[[int], DiscreteSchedule], Callable[[int, int], float]]] = {
     "quad": (
         lambda n: Quad(steps=n),
@@ -108,6 +125,17 @@ FORMULAS: dict[str, tuple[Callable[[int], DiscreteSchedule], Callable[[int, int]
     "sigmoid": (
         lambda n: Sigmoid(steps=n),
         lambda i, n: 1e-4 + (0.02 - 1e-4) / (1 + math.exp(6 - 12 * share(i, n))),
+    ),
+    "warmup10": (lambda n: Warmup(steps=n), lambda i, n: warmup_f(i, n, 0.1)),
+    "warmup50": (lambda n: Warmup(steps=n, fraction=0.5), lambda i, n: warmup_f(i, n, 0.5)),
+    "jsd": (lambda n: Jsd(steps=n), lambda i, n: 1 / (n - i)),
+    "laplace": (
+        lambda n: Laplace(steps=n),
+        lambda i, n: min(1 - laplace_f((i + 1) / n) / laplace_f(i / n), 0.999),
+    ),
+    "laplace, moved": (
+        lambda n: Laplace(steps=n, location=-1, scale=0.8, max_beta=0.9),
+        lambda i, n: min(1 - laplace_f((i + 1) / n, -1, 0.8) / laplace_f(i / n, -1, 0.8), 0.9),
     ),
     "linear, ends given": (
         lambda n: Linear(steps=n, first=0.001, last=0.3),
@@ -131,6 +159,37 @@ def test_cosine_is_capped_only_at_the_end() -> None:
     # Below the cap the running product telescopes back into f(t) / f(0).
     expected = cosine_f(0.5) / cosine_f(0.0)
     assert Cosine().alpha_bar[500].item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_jsd_takes_an_equal_share_of_the_power_in_every_step() -> None:
+    schedule = Jsd(steps=250)
+    expected = 1 - torch.arange(251, dtype=torch.float64) / 250
+    torch.testing.assert_close(schedule.alpha_bar, expected, rtol=1e-12, atol=0)
+    assert schedule(250).signal == 0
+
+
+def test_warmup_ends_in_the_constant_table() -> None:
+    assert torch.equal(Warmup(fraction=0.0).beta, Constant().beta)
+    assert torch.equal(Warmup(fraction=1.0).beta, Linear(first=1e-4, last=0.02).beta)
+    assert (Warmup().beta < 0.02).sum() == 99  # the hundredth is the end of the rise
+
+
+@pytest.mark.parametrize(("location", "scale"), [(0.0, 0.5), (1.5, 0.25)])
+def test_log_snr_of_laplace_is_its_quantile(location: float, scale: float) -> None:
+    """Equally spaced times have log-SNRs of a Laplace distribution: sorted, they are its quantiles."""
+    schedule = Laplace(steps=400, location=location, scale=scale)
+    quantile = stats.laplace.isf(np.arange(1, 400) / 400, loc=location, scale=scale)
+    np.testing.assert_allclose(schedule(torch.arange(1, 400)).log_snr, quantile, rtol=0, atol=1e-11)
+    assert schedule.beta[-1] == 0.999
+
+
+def test_laplace_of_diffusers_is_the_root_of_ours() -> None:
+    """It takes the paper's signal for ᾱ, and 1e-6 off the logarithm, which ᾱ(0) = 0.999 shows."""
+    settings: dict[str, Any] = {"beta_schedule": "laplace"}
+    peer = DDPMScheduler(**settings).alphas_cumprod.double().square()
+    start = 1 / (1 + 1e-6**0.5)
+    # Not the last: that hangs on their 1e-6 and on our cap.
+    torch.testing.assert_close(Laplace().alpha_bar[1:-1], start * peer[:-1], rtol=0, atol=4e-5)
 
 
 def test_given_betas_stand_as_they_are() -> None:
@@ -216,11 +275,44 @@ def test_levels_of_one_time_of_many_and_of_an_index_agree() -> None:
     assert torch.equal(many[1:].sigma, many.sigma[1:])
 
 
-@pytest.mark.parametrize("t", [-1, 1001, 0.5, 999.999, math.nan, math.inf, [3, 4.5], [0, 2000]])
+@pytest.mark.parametrize("t", [-1, 1001, 0.5, 1e-9, 1000.5, math.nan, math.inf, -math.inf, [3, 0.5], [0, 2000]])
 def test_times_off_the_clock_are_refused(t: float | list[float]) -> None:
-    with pytest.raises(ValueError, match="knows the whole times 0 … 1000") as caught:
+    with pytest.raises(ValueError, match="knows the times 0 and 1 … 1000, not ") as caught:
         Linear()(torch.as_tensor(t))
     assert "\n" not in str(caught.value)
+
+
+@every
+def test_whole_times_are_the_table_bit_for_bit(schedule: DiscreteSchedule) -> None:
+    """Also beside a time that is none."""
+    times = torch.arange(int(schedule.horizon) + 1, dtype=torch.float64)
+    signal, sigma = schedule.alpha_bar.sqrt(), (1 - schedule.alpha_bar).sqrt()
+    beside = torch.cat([times, times[1:-1] + 0.5]) if len(times) > 2 else times
+    for level in (schedule(times), schedule(beside)[: len(times)]):
+        assert torch.equal(level.signal, signal)
+        assert torch.equal(level.sigma, sigma)
+
+
+def test_between_whole_times_log_snr_is_on_a_line() -> None:
+    a = figure("alphas_cumprod").numpy()
+    times = 1 + 999 * torch.rand(500, dtype=torch.float64)
+    level = Linear()(times)
+    expected = np.interp(times.numpy(), np.arange(1, 1001), np.log(a / (1 - a)))
+    np.testing.assert_allclose(level.log_snr, expected, rtol=0, atol=1e-10)
+    torch.testing.assert_close(
+        level.signal.square() + level.sigma.square(), torch.ones(500).double(), rtol=1e-15, atol=0
+    )
+    assert torch.equal(level.t, times)
+
+
+@pytest.mark.parametrize("name", sorted(EVERY))
+@pytest.mark.parametrize("part", [1e-6, 0.25, 0.5, 0.999])
+def test_time_reads_fractional_times_back(name: str, part: float) -> None:
+    schedule = EVERY[name]
+    # Where no signal is left at T, log-SNR has no line from T − 1 to it.
+    times = nodes(schedule)[: -1 if schedule.beta[-1] < 1 else -2] + part
+    torch.testing.assert_close(schedule.time(schedule(times).log_snr), times, rtol=0, atol=1e-9)
+    assert torch.equal(schedule.at(schedule(times).log_snr).t, schedule.time(schedule(times).log_snr))
 
 
 @every
@@ -277,6 +369,9 @@ def test_linear_of_twenty_steps_or_fewer_is_refused(steps: int) -> None:
         Given(values=(0.1, math.nan)),
         Linear(first=0.0, last=0.02),
         Linear(first=1.2, last=0.02),
+        Jsd(steps=0),
+        Warmup(last=1.0),
+        Laplace(steps=0),
         ZeroTerminalSNR(base=Given(values=(0.3,))),
     ],
 )
@@ -284,6 +379,13 @@ def test_tables_that_are_none_are_refused(schedule: DiscreteSchedule) -> None:
     with pytest.raises(ValueError, match=r"beta|step") as caught:
         schedule(0)
     assert "\n" not in str(caught.value)
+
+
+def test_settings_of_a_table_are_checked() -> None:
+    with pytest.raises(ValueError, match=r"fraction = 1.5: must lie between 0 and 1"):
+        Warmup(fraction=1.5)
+    with pytest.raises(ValueError, match="scale = 0: must be above 0"):
+        Laplace(scale=0)
 
 
 def test_beta_may_be_one_in_the_last_step_only() -> None:

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from fromnoise.codec import Pixels
 from fromnoise.denoiser import Denoiser
 from fromnoise.errors import WrongUse
-from fromnoise.objective import Objective
+from fromnoise.objective import Antithetic, LossAware, Objective, Simple
 from fromnoise.parameterization import Epsilon
-from fromnoise.schedule import Linear
+from fromnoise.schedule import Constant, Linear, Schedule
 from fromnoise.task.train import Trained
 from fromnoise.train import Ema, Learner, Report, TrainSettings, train
 from fromnoise.train.batches import Batches
@@ -46,12 +46,21 @@ def batches(settings: TrainSettings, **changes: Any) -> Batches:
     return Batches(pictures=tiny.digits(), shape=(1, 8, 8), **options)
 
 
-def reports(learner: Learner, total: int, **changes: Any) -> Iterator[Report]:
+def reports(
+    learner: Learner,
+    total: int,
+    objective: Objective | None = None,
+    schedule: Schedule | None = None,
+    **changes: Any,
+) -> Iterator[Report]:
     autocast = getattr(torch, learner.settings.precision)
     denoiser = Denoiser(
-        learner.network, Linear(steps=50), Epsilon(), autocast=None if autocast is torch.float32 else autocast
+        learner.network,
+        schedule or Linear(steps=50),
+        Epsilon(),
+        autocast=None if autocast is torch.float32 else autocast,
     )
-    return train(learner, denoiser, Objective(), Pixels(), batches(learner.settings, **changes), total)
+    return train(learner, denoiser, objective or Simple(), Pixels(), batches(learner.settings, **changes), total)
 
 
 def settings(**changes: Any) -> TrainSettings:
@@ -253,6 +262,70 @@ def test_moments_go_out_and_in_by_name() -> None:
         list(reports(learner, 6))
     for name, tensors in first.tensors().items():
         tiny.assert_same_bits(second.tensors()[name], tensors)
+
+
+FEW = Constant(steps=4, value=0.3)
+"""A schedule of which a batch of 8 sees every time, so that loss-aware times are at work from the third step on."""
+
+
+@pytest.mark.parametrize(
+    "objective", [Simple(times=LossAware(last=2)), Simple(times=Antithetic(base=LossAware(last=2)))]
+)
+def test_past_losses_are_part_of_the_state(objective: Objective) -> None:
+    torch.manual_seed(0)
+    straight, first = Learner(Small(), settings()), Learner(Small(), settings())
+    first.network.load_state_dict(straight.network.state_dict())
+    first.ema.network.load_state_dict(straight.ema.network.state_dict())
+    told = [report.loss.item() for report in reports(straight, 9, objective, FEW)]
+    before = [report.loss.item() for report in reports(first, 5, objective, FEW)]
+    saved = {name: {k: v.clone() for k, v in tensors.items()} for name, tensors in first.tensors().items()}
+    assert saved["optimizer"]["history.losses"].shape == (4, 2)
+    assert saved["optimizer"]["history.counts"].sum() == 40
+    second = Learner(Small(), settings())
+    second.load(saved, first.state())
+    after = [report.loss.item() for report in reports(second, 9, objective, FEW)]
+    assert before + after == told
+    for name, tensors in straight.tensors().items():
+        tiny.assert_same_bits(second.tensors()[name], tensors)
+    for name, tensors in first.tensors().items():  # What was loaded is a copy: going on has not changed it.
+        tiny.assert_same_bits(saved[name], tensors)
+
+
+def test_past_losses_are_kept_only_if_times_depend_on_them_and_are_those_of_each_step() -> None:
+    plain = Learner(Small(), settings())
+    list(reports(plain, 2, schedule=FEW))
+    assert plain.history is None and not any(name.startswith("history") for name in plain.tensors()["optimizer"])
+    learner = Learner(Small(), settings(lr=0))  # Weights that stay, so that every loss can be computed afterwards.
+    for step, report in enumerate(reports(learner, 1, Simple(times=LossAware(last=8)), FEW)):
+        assert learner.history is not None
+        batch = batches(learner.settings)(step)
+        x_0 = Pixels().encode(batch.images)
+        with torch.no_grad():
+            loss = Simple()(Denoiser(learner.network, FEW, Epsilon()), x_0, batch.u, batch.eps, label=batch.labels)
+        assert report.loss.item() == pytest.approx(loss.value.item(), rel=1e-6)
+        for time in range(1, 5):
+            kept = learner.history.losses[time - 1][: int(learner.history.counts[time - 1])]
+            torch.testing.assert_close(kept, loss.per_example[loss.t == time].double(), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [Simple(times=Antithetic()), Simple(times=LossAware(last=1)), Simple(times=Antithetic(base=LossAware(last=1)))],
+)
+def test_in_parts_a_batch_has_the_same_times(objective: Objective) -> None:
+    """Strides go over the whole batch, and all its parts draw from what was known before it."""
+
+    def losses(parts: int) -> list[float]:
+        torch.manual_seed(1)
+        learner = Learner(Small(), settings(accumulate=parts))
+        return [report.loss.item() for report in reports(learner, 6, objective, FEW)]
+
+    whole = losses(1)
+    assert losses(2) == pytest.approx(whole, rel=1e-5)
+    assert losses(8) == pytest.approx(whole, rel=1e-5)
+    torch.manual_seed(1)
+    plain = [report.loss.item() for report in reports(Learner(Small(), settings()), 6, schedule=FEW)]
+    assert plain != pytest.approx(whole, rel=1e-3), "these times should have made a difference"
 
 
 def test_moments_of_another_network_are_refused() -> None:

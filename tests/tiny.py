@@ -33,7 +33,7 @@ TREE: dict[str, Any] = {
         "channel_mult": [1],
     },
     "schedule": {"kind": "linear", "steps": 50},
-    "sampling": {"sampler": {"kind": "ancestral", "variance": "large"}},
+    "sampling": {"sampler": {"kind": "ancestral", "variance": "large"}, "spacing": "all"},
     "train": {"batch_size": 8, "lr": 1e-2, "warmup": 2, "ema_decay": 0.9, "sample_every": 0, "keep": 9},
 }
 """Settled settings: nothing about the pictures is left open."""

@@ -25,6 +25,7 @@ import safetensors.torch
 from torch import Tensor
 
 from fromnoise.errors import FromnoiseError
+from fromnoise.files import digest, explained, sync, write_whole
 
 try:
     import fcntl
@@ -89,7 +90,7 @@ class RunFolder:
         """Make the folder and write the settings. Left-overs of writes that were cut off are removed."""
         with explained(f"cannot write to {self.path}"):
             self.path.mkdir(parents=True, exist_ok=True)
-            _write_whole(self.config, config.encode())
+            write_whole(self.config, config.encode())
             for left_over in self.checkpoints.glob(".writing-*"):
                 shutil.rmtree(left_over)
 
@@ -110,15 +111,15 @@ class RunFolder:
                 for name in _FILES:
                     file = aside / f"{name}.safetensors"
                     write_weights(file, tensors[name], config=config, images=images, what=name)
-                    files[file.name] = {"bytes": file.stat().st_size, "sha256": _digest(file)}
+                    files[file.name] = {"bytes": file.stat().st_size, "sha256": digest(file)}
                 record = {"format": FORMAT, "images": images, "files": files, "state": state}
                 record["sha256"] = _digest_of_record(record)
-                _write_whole(aside / "state.json", json.dumps(record, indent=1).encode())
-                _sync(aside)
+                write_whole(aside / "state.json", json.dumps(record, indent=1).encode())
+                sync(aside)
                 if final.exists():  # Only after a damaged one was passed over, or nothing was trained in between.
                     shutil.rmtree(final)
                 os.rename(aside, final)
-                _sync(self.checkpoints)
+                sync(self.checkpoints)
             finally:
                 shutil.rmtree(aside, ignore_errors=True)
         return final
@@ -157,7 +158,7 @@ class RunFolder:
                 if line.endswith(b"\n") and json.loads(line)["images"] <= images:
                     kept.append(line)
         with explained(f"cannot write to {self.metrics}"):
-            _write_whole(self.metrics, b"".join(kept))
+            write_whole(self.metrics, b"".join(kept))
 
     def _newest_first(self) -> list[Path]:
         if not self.checkpoints.is_dir():
@@ -187,7 +188,7 @@ class Checkpoint:
             file = folder / name
             wanted = files.get(name, {})
             try:
-                whole = file.stat().st_size == wanted.get("bytes") and _digest(file) == wanted.get("sha256")
+                whole = file.stat().st_size == wanted.get("bytes") and digest(file) == wanted.get("sha256")
             except OSError:
                 whole = False
             if not whole:
@@ -211,7 +212,7 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor], *, config: str, ima
         safetensors.torch.save_file(plain, path, metadata=metadata)
     except safetensors.SafetensorError as error:  # Raised in place of OSError when the disk is full.
         raise OSError(str(error)) from error
-    _sync(path)
+    sync(path)
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -229,41 +230,5 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, metadata
 
 
-@contextlib.contextmanager
-def explained(what: str) -> Iterator[None]:
-    """Turns the operating system's errors into one line about ``what``."""
-    try:
-        yield
-    except OSError as error:
-        raise FromnoiseError(f"{what}: {error.strerror or ' '.join(str(error).split())}") from error
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with aside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-        _sync(path.parent)
-    finally:
-        aside.unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _digest_of_record(record: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -118,16 +118,68 @@ def _parser() -> _Parser:
     )
     sample.add_argument("--out", type=Path, metavar="PATH", help="a .png grid, an .npz, or a folder (needed)")
     sample.add_argument("-n", type=int, default=64, metavar="N", help="how many pictures (64)")
-    sample.add_argument("--steps", type=int, metavar="K", help="steps of the sampler (as trained: 1000)")
-    sample.add_argument(
-        "--variance", choices=["small", "large"], help="the fixed variance of a step (the run's; small with --steps)"
+    how = sample.add_argument_group("how")
+    how.add_argument("--sampler", metavar="S", help="the solver (the run's; the paper's: ancestral --steps 1000)")
+    how.add_argument("--steps", type=int, metavar="K", help="steps of the sampler (the run's)")
+    how.add_argument(
+        "--eta", type=float, metavar="E", help="share of fresh noise in a step, 0 to 1 (ddim, euler_ancestral)"
     )
+    how.add_argument("--variance", metavar="V", help="of ancestral's steps: small, large, learned_range, analytic")
+    how.add_argument("--guidance", type=float, metavar="W", help="push towards the class, 1 for none (the run's)")
+    by = how.add_mutually_exclusive_group()
+    by.add_argument("--weak", type=Path, metavar="RUN", help="a weaker run to be guided away from, instead of no class")
+    by.add_argument("--classifier", metavar="MODULE:NAME", help="your own (x_t, t) -> logits, for classifier guidance")
+    made = sample.add_argument_group("out of pictures")
+    kinds = made.add_mutually_exclusive_group()
+    kinds.add_argument("--from", dest="source", type=Path, metavar="PICTURE", help="variations of a picture")
+    kinds.add_argument("--inpaint", type=Path, metavar="PICTURE", help="fill in what --mask shows in white")
+    kinds.add_argument("--upscale", type=Path, metavar="PICTURE", help="enlarge a picture to the model's size")
+    kinds.add_argument("--interpolate", type=Path, nargs=2, metavar="PICTURE", help="N pictures between two")
+    kinds.add_argument("--strip", type=int, metavar="K", help="K moments of how each picture came to be")
+    made.add_argument(
+        "--strength", type=float, metavar="X", help="for --from and --interpolate: how much noise, 0 to 1 (0.5)"
+    )
+    made.add_argument("--mask", type=Path, metavar="PICTURE", help="for --inpaint, of the same size")
+    made.add_argument(
+        "--repaint", type=int, metavar="R", help="for --inpaint: RePaint with R passes a step instead of ΠGDM"
+    )
+    made.add_argument("--fit", action="store_true", help="resize and crop given pictures to the model's size")
     sample.add_argument("--seed", type=int, default=0, metavar="I", help="seed of the first picture (0)")
     sample.add_argument("--label", metavar="L[,L…]", help="class names or numbers, taken in turn (all of them)")
     sample.add_argument("--batch-size", type=int, default=64, metavar="B", help="pictures at a time (64)")
     sample.add_argument("--weights", choices=["ema", "model"], default="ema", help="averaged weights or the last ones")
     sample.add_argument("--overwrite", action="store_true", help="write to PATH even if it exists")
     _settings(sample)
+
+    likelihood = _verb(verbs, "likelihood", "how probable a model finds pictures, in bits per dimension")
+    likelihood.add_argument("run_path", type=Path, metavar="RUN|FILE", help="a run folder, or a .safetensors file")
+    likelihood.add_argument("data", nargs="?", metavar="DATA", help="pictures to score (the run's own)")
+    likelihood.add_argument("--out", type=Path, metavar="DIR", help="where tables and plots go (RUN/likelihood)")
+    likelihood.add_argument("-n", type=int, metavar="N", help="only so many pictures, chosen by chance (all)")
+    likelihood.add_argument("--estimate", type=int, metavar="K", help="a quick look from K network calls a picture")
+    likelihood.add_argument("--steps", type=int, metavar="K", help="of a shortened chain, or of the flow's solver")
+    likelihood.add_argument("--variance", metavar="V", help="small, large, learned_range or analytic (the run's)")
+    likelihood.add_argument("--flow", action="store_true", help="by the probability flow instead of the bound")
+    likelihood.add_argument("--probes", type=int, metavar="K", help="for --flow: random directions a picture (1)")
+    likelihood.add_argument("--exact-divergence", action="store_true", help="for --flow, in place of probes")
+    likelihood.add_argument("--tolerance", type=float, metavar="X", help="for --flow: steps that adapt to this error")
+    likelihood.add_argument("--seed", type=int, default=0, metavar="I", help="of the noise (0)")
+    likelihood.add_argument("--batch-size", type=int, default=64, metavar="B", help="pictures at a time (64)")
+    likelihood.add_argument(
+        "--weights", choices=["ema", "model"], default="ema", help="averaged weights or the last ones"
+    )
+    likelihood.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, mps (the GPU if there is one)")
+
+    compare = _verb(verbs, "compare", "samplers and numbers of steps side by side: quality against network calls")
+    compare.add_argument("run_path", type=Path, metavar="RUN|FILE", help="a run folder, or a .safetensors file")
+    compare.add_argument("data", nargs="?", metavar="DATA", help="pictures to compare with (the run's own)")
+    compare.add_argument("--out", type=Path, metavar="DIR", help="where table and plot go (RUN/compare)")
+    compare.add_argument("-n", type=int, metavar="N", help="how many pictures of each (as many as DATA, at most 1000)")
+    compare.add_argument("--samplers", metavar="S[,S…]", help="which samplers (ten of them)")
+    compare.add_argument("--steps", metavar="K[,K…]", help="numbers of steps (5,8,10,15,20,50)")
+    compare.add_argument("--seed", type=int, default=0, metavar="I", help="seed of the first picture (0)")
+    compare.add_argument("--batch-size", type=int, default=256, metavar="B", help="pictures at a time (256)")
+    compare.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, mps (the GPU if there is one)")
     parser.verbs = verbs.choices  # type: ignore[attr-defined]
     return parser
 

@@ -8,7 +8,9 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from fromnoise.task.compare import Compared, CompareEvent, Comparing
 from fromnoise.task.demo import Scored
+from fromnoise.task.likelihood import LikelihoodEvent, MeasuredLikelihood, Scoring
 from fromnoise.task.sample import Drawing, Drawn, SampleEvent
 from fromnoise.task.train import Ended, Measured, Saved, Started, Trained, TrainEvent
 
@@ -65,9 +67,12 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def follow(events: Iterable[TrainEvent | SampleEvent | Scored]) -> TrainEvent | SampleEvent | Scored | None:
+Event = TrainEvent | SampleEvent | CompareEvent | LikelihoodEvent | Scored
+
+
+def follow(events: Iterable[Event]) -> Event | None:
     """Show the events of a task as they come; returns the last one."""
-    last: TrainEvent | SampleEvent | Scored | None = None
+    last: Event | None = None
     meter: Meter | None = None
     note = ""
     try:
@@ -86,7 +91,16 @@ def follow(events: Iterable[TrainEvent | SampleEvent | Scored]) -> TrainEvent | 
                 if meter is None or last.done == 1:
                     meter = _begin(meter, "sampling", last.total)
                 meter.show(last.done)
-            elif isinstance(last, Ended | Drawn) and meter is not None:
+            elif isinstance(last, Comparing):
+                if meter is None:
+                    meter = _begin(meter, "comparing", last.total)
+                meter.show(last.done, last.what)
+            elif isinstance(last, Scoring):
+                if meter is None:
+                    meter = _begin(meter, "scoring", last.total)
+                bits = "" if last.bits_per_dim is None else f", {last.bits_per_dim:.3f} bits/dim"
+                meter.show(last.done, f"{last.pictures} pictures{bits}")
+            elif isinstance(last, Ended | Drawn | Compared | MeasuredLikelihood) and meter is not None:
                 meter = _end(meter)
     finally:
         _end(meter)

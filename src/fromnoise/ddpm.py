@@ -22,7 +22,7 @@ from fromnoise.denoiser import Denoiser
 from fromnoise.ladder import All
 from fromnoise.network import timestep_embedding
 from fromnoise.noise import Noise
-from fromnoise.objective import Objective
+from fromnoise.objective import Simple
 from fromnoise.parameterization import Epsilon
 from fromnoise.sampler import Ancestral, trajectory
 from fromnoise.schedule import Linear
@@ -135,7 +135,7 @@ def train_step(model: nn.Module, x0: Tensor, noise_schedule: NoiseSchedule, opti
     t = torch.randint(0, noise_schedule.T, (x0.shape[0],), device=x0.device)
     noise = torch.randn_like(x0)
     denoiser = Denoiser(_WholeTimes(model), noise_schedule.schedule, Epsilon())
-    loss = Objective()(denoiser, x0, (t.double() + 0.5) / noise_schedule.T, noise).value
+    loss = Simple()(denoiser, x0, (t.double() + 0.5) / noise_schedule.T, noise).value
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()

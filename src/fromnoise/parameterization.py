@@ -8,22 +8,17 @@ Solved for F, that is also what F should be during training, with x_t = signal �
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
-from fromnoise.schedule import Level, cast
+from fromnoise.schedule import DiscreteSchedule, Level, Linear, cast
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parameterization(ABC):
-    """Scalars of a level, float64, of the level's shape.
-
-    The network is told ``time_scale · t + time_shift``; the paper's networks count 0 … T−1, hence t − 1.
-    """
-
-    time_scale: float = 1.0
-    time_shift: float = -1.0
+    """Scalars of a level, float64, of the level's shape."""
 
     @abstractmethod
     def c_skip(self, level: Level) -> Tensor:
@@ -37,9 +32,9 @@ class Parameterization(ABC):
     def c_in(self, level: Level) -> Tensor:
         """The factor of x_t before the network sees it."""
 
+    @abstractmethod
     def c_time(self, level: Level) -> Tensor:
         """What the network is told of the time."""
-        return level.t * self.time_scale + self.time_shift
 
     def target(self, x_0: Tensor, eps: Tensor, level: Level) -> Tensor:
         """What the network's output should be."""
@@ -59,7 +54,22 @@ class Parameterization(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Epsilon(Parameterization):
+class OnClock(Parameterization):
+    """The network is told ``time_scale`` · t + ``time_shift``; the paper's networks count 0 … T−1, hence t − 1.
+
+    On a clock 0 … 1 a scale of 1000 says what a schedule of 1000 steps would.
+    """
+
+    time_scale: float = 1.0
+    time_shift: float = -1.0
+
+    def c_time(self, level: Level) -> Tensor:
+        """What the network is told of the time."""
+        return level.t * self.time_scale + self.time_shift
+
+
+@dataclass(frozen=True, kw_only=True)
+class Epsilon(OnClock):
     """F = eps: the paper's choice (Ho et al. 2020, equation 11). Needs some signal at every time."""
 
     def c_skip(self, level: Level) -> Tensor:
@@ -76,7 +86,7 @@ class Epsilon(Parameterization):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sample(Parameterization):
+class Sample(OnClock):
     """F = x_0 (Ho et al. 2020, section 3.2, tried there and found worse with their weighting)."""
 
     def c_skip(self, level: Level) -> Tensor:
@@ -93,7 +103,7 @@ class Sample(Parameterization):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Velocity(Parameterization):
+class Velocity(OnClock):
     """F = signal · eps − sigma · x_0 (Salimans & Ho 2022, arXiv 2202.00512), for signal² + sigma² = 1.
 
     In general F = (signal · eps − sigma · x_0) / (signal² + sigma²), which is solvable at every level.
@@ -110,3 +120,100 @@ class Velocity(Parameterization):
     def c_in(self, level: Level) -> Tensor:
         """1."""
         return level.signal * 0 + 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flow(OnClock):
+    """F = eps − x_0: the velocity of the straight line from the picture to the noise, d x_t / dt of rectified flow.
+
+    Liu et al. 2022 (arXiv 2209.03003), equation 1; Lipman et al. 2022 (arXiv 2210.02747). Solvable at every level,
+    whatever the schedule: x_0 = (x_t − sigma · F) / (signal + sigma).
+    """
+
+    def c_skip(self, level: Level) -> Tensor:
+        """1 / (signal + sigma)."""
+        return 1 / (level.signal + level.sigma)
+
+    def c_out(self, level: Level) -> Tensor:
+        """−sigma / (signal + sigma)."""
+        return -level.sigma / (level.signal + level.sigma)
+
+    def c_in(self, level: Level) -> Tensor:
+        """1."""
+        return level.signal * 0 + 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class PosteriorMean(OnClock):
+    """F = the mean μ̃ of q(x_{t−1} | x_t, x_0): what the paper compares its choice with (Ho et al. 2020, table 2).
+
+    μ̃ = A x_0 + B x_t (equation 7), which with s = t − 1 and ρ = SNR_t / SNR_s is A = signal_s (1 − ρ) and
+    B = (signal_t / signal_s)(sigma_s / sigma_t)². At t = 1, μ̃ is x_0.
+
+    ``schedule`` must be the one in use, for a level does not know its neighbour; the coefficients raise ``ValueError``
+    if it is another. There is none between 1 and 2, nor at 0.
+    """
+
+    schedule: DiscreteSchedule = field(default_factory=Linear)
+
+    def _coefficients(self, t: Level) -> tuple[Tensor, Tensor]:
+        """A and B."""
+        known = bool((t.t <= self.schedule.horizon).all())
+        if not known or bool(((self.schedule(t.t).signal - t.signal).abs() > 1e-9).any()):
+            raise ValueError(
+                "PosteriorMean has another schedule than the one in use: it must be given that one, which must count "
+                "steps; on a clock that does not, take sample"
+            )
+        s = self.schedule(t.t - 1)
+        from_x_t = t.signal / s.signal * (s.sigma / t.sigma).square()
+        return -s.signal * torch.expm1(t.log_snr - s.log_snr), from_x_t
+
+    def c_skip(self, level: Level) -> Tensor:
+        """−B / A."""
+        from_x_0, from_x_t = self._coefficients(level)
+        return -from_x_t / from_x_0
+
+    def c_out(self, level: Level) -> Tensor:
+        """1 / A."""
+        return 1 / self._coefficients(level)[0]
+
+    def c_in(self, level: Level) -> Tensor:
+        """1."""
+        return level.signal * 0 + 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Karras(Parameterization):
+    """EDM's: input and target have variance 1 at every level for data of deviation ``sigma_data``, and errors of the
+    network are amplified as little as possible. Karras et al. 2022 (arXiv 2206.00364), table 1 and appendix B.6.
+
+    Their formulas are for signal 1; on other schedules they hold for x_t / signal and ρ = sigma / signal, and the
+    factors below are those of x_t itself. c_time is infinite where no signal is left.
+    """
+
+    sigma_data: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Raises ``ValueError`` for a deviation that is none."""
+        if not self.sigma_data > 0:
+            raise ValueError(f"sigma_data = {self.sigma_data}: must be above 0")
+
+    def _variance(self, level: Level) -> Tensor:
+        """Of x_t."""
+        return (level.signal * self.sigma_data).square() + level.sigma.square()
+
+    def c_skip(self, level: Level) -> Tensor:
+        """signal · sigma_data² / (signal² sigma_data² + sigma²)."""
+        return level.signal * self.sigma_data**2 / self._variance(level)
+
+    def c_out(self, level: Level) -> Tensor:
+        """sigma · sigma_data / √(signal² sigma_data² + sigma²)."""
+        return level.sigma * self.sigma_data / self._variance(level).sqrt()
+
+    def c_in(self, level: Level) -> Tensor:
+        """1 / √(signal² sigma_data² + sigma²)."""
+        return self._variance(level).rsqrt()
+
+    def c_time(self, level: Level) -> Tensor:
+        """log(ρ) / 4, which is −log-SNR / 8."""
+        return -level.half_log_snr / 4

@@ -1,7 +1,7 @@
 """The trained thing as a whole: from seeds to finished pictures."""
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,13 +10,15 @@ import torch
 from torch import Tensor
 
 from fromnoise.codec import Codec
-from fromnoise.denoiser import Denoiser
+from fromnoise.denoiser import Estimator
 from fromnoise.errors import WrongUse
 from fromnoise.ladder import Spacing
-from fromnoise.network.packed import pack
 from fromnoise.noise import SeededNoise
 from fromnoise.sampler import Sampler, Step, trajectory
 from fromnoise.types import ImageArray, Images, Shape
+
+Begin = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""(the first noise, (B, C, H, W); the whole ladder) -> where the sampler starts, and the rungs it goes down."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +28,7 @@ class Pipeline:
     ``shape`` is that of x_0, (C, H, W); ``classes`` are the names of the labels, empty for a model without.
     """
 
-    denoiser: Denoiser
+    denoiser: Estimator
     codec: Codec
     shape: Shape
     sampler: Sampler[Any]
@@ -40,30 +42,36 @@ class Pipeline:
 
     def ready(self) -> "Pipeline":
         """For inference: dropout off, and on the CPU the weights packed. Weights changed later are not seen."""
-        d = self.denoiser
-        network = pack(d.network.eval())
-        denoiser = Denoiser(network, d.schedule, d.parameterization, clip=d.clip, autocast=d.autocast).eval()
-        return replace(self, denoiser=denoiser)
+        return replace(self, denoiser=self.denoiser.ready())
 
-    def stream(self, seeds: Sequence[int], labels: Sequence[int] | None = None) -> Iterator[Step]:
+    def stream(
+        self, seeds: Sequence[int], labels: Sequence[int] | None = None, *, begin: Begin | None = None
+    ) -> Iterator[Step]:
         """One batch, one picture a seed, step by step. ``labels`` has one class number a picture.
 
-        Picture k depends on its seed and label, not on the batch (but for rounding). Raises ``WrongUse`` for labels
-        that do not fit.
+        Picture k depends on its seed and label, not on the batch (but for rounding). It starts from noise at the top of
+        the ladder, unless ``begin`` says otherwise. Raises ``WrongUse`` for labels that do not fit.
         """
         noise = SeededNoise(seeds, self.shape, self.device)
         condition: dict[str, Tensor] = {}
         if labels is not None:
             condition["label"] = torch.tensor(self._checked(labels, len(seeds)), device=self.device)
         schedule = self.denoiser.schedule
-        start = schedule(schedule.horizon).sigma.item() * noise()
-        yield from trajectory(
-            self.sampler, self.denoiser, schedule, self.spacing.ladder(schedule), start, noise, **condition
-        )
+        ladder = self.spacing.ladder(schedule)
+        start, ladder = (begin or self._from_noise)(noise(), ladder)
+        yield from trajectory(self.sampler, self.denoiser, schedule, ladder, start, noise, **condition)
 
-    def finish(self, seeds: Sequence[int], labels: Sequence[int] | None = None) -> Images:
+    def _from_noise(self, eps: Tensor, ladder: Tensor) -> tuple[Tensor, Tensor]:
+        top = self.denoiser.schedule(ladder[0])
+        # Where signal and noise have variance 1 together, x_T is noise of variance 1, as in the paper.
+        deviation = top.sigma if top.signal == 1 else (top.signal.square() + top.sigma.square()).sqrt()
+        return deviation.item() * eps, ladder
+
+    def finish(
+        self, seeds: Sequence[int], labels: Sequence[int] | None = None, *, begin: Begin | None = None
+    ) -> Images:
         """:meth:`stream` to its end: finished pictures, uint8 (B, C, H, W), on the CPU."""
-        return self.decode(deque(self.stream(seeds, labels), maxlen=1).pop().x)
+        return self.decode(deque(self.stream(seeds, labels, begin=begin), maxlen=1).pop().x)
 
     def decode(self, x_0: Tensor) -> Images:
         """x_0 -> uint8 (B, C, H, W) on the CPU."""

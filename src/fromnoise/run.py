@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from fromnoise import checkpoint
-from fromnoise.config import Config, build_network, build_pipeline, learns_variance, parse
+from fromnoise.config import Config, build_network, build_pipeline, parse, sampled_as
 from fromnoise.errors import FromnoiseError, WrongUse
 from fromnoise.pipeline import Pipeline
 from fromnoise.schema import read_toml
@@ -24,6 +25,7 @@ class Run:
 
     path: Path
     config: Config
+    network: nn.Module
     pipeline: Pipeline
     images: int
     warnings: tuple[str, ...] = ()
@@ -38,6 +40,22 @@ class Run:
     ) -> ImageArray:
         """``n`` pictures, uint8 (n, H, W, C). See :meth:`fromnoise.pipeline.Pipeline.sample`."""
         return self.pipeline.sample(n, seed=seed, labels=labels, batch_size=batch_size)
+
+    def sampled_as(
+        self,
+        sampler: str | None = None,
+        *,
+        steps: int | None = None,
+        eta: float | None = None,
+        variance: str | None = None,
+        guidance: float | None = None,
+    ) -> "Run":
+        """The same model with another sampler ("unipc", "ancestral", …), number of steps, η, variance, guidance scale.
+
+        Raises ``WrongUse`` for what is not known or does not fit.
+        """
+        changed = sampled_as(self.config, sampler=sampler, steps=steps, eta=eta, variance=variance, guidance=guidance)
+        return with_config(self, changed)
 
     def to(self, device: str | torch.device) -> "Run":
         """The same run with its network on ``device``."""
@@ -81,7 +99,7 @@ def open_run(path: str | Path, *, weights: str = "ema", device: str | torch.devi
         reason = " ".join(str(error).split())[:300]
         raise FromnoiseError(f"{file} does not fit the settings that it carries: {reason}") from error
     network.to(pick_device(device)).eval().requires_grad_(False)
-    return Run(path, config, build_pipeline(config, network), images, warnings)
+    return Run(path, config, network, build_pipeline(config, network), images, warnings)
 
 
 @contextlib.contextmanager
@@ -109,6 +127,4 @@ def pick_device(device: str | torch.device | None = None) -> torch.device:
 
 def with_config(run: Run, config: Config) -> Run:
     """The same trained network under other settings of sampling. Raises ``WrongUse`` for parts that do not fit."""
-    if learns_variance(config) and not learns_variance(run.config):
-        raise WrongUse("variance learned_range: this model was trained without a learned variance; take small or large")
-    return replace(run, config=config, pipeline=build_pipeline(config, run.pipeline.denoiser.network))
+    return replace(run, config=config, pipeline=build_pipeline(config, run.network))

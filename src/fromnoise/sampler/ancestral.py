@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from fromnoise.noise import Noise
-from fromnoise.sampler.base import Denoise, Sampler
+from fromnoise.sampler.base import Denoise, Sampler, Traits
 from fromnoise.schedule.base import Level
 from fromnoise.transition import Small, Variance, reverse
 
@@ -19,7 +19,12 @@ class Ancestral(Sampler[None]):
 
     variance: Variance = field(default_factory=Small)
 
-    def init(self) -> None:
+    @property
+    def traits(self) -> Traits:
+        """Of the first order, with noise."""
+        return Traits(order=1, stochastic=True, variance=self.variance)
+
+    def init(self, steps: int) -> None:
         """Nothing is remembered."""
 
     def step(self, denoise: Denoise, x_t: Tensor, t: Level, s: Level, state: None, noise: Noise) -> tuple[Tensor, None]:

@@ -73,6 +73,11 @@ class Schedule(ABC):
     def horizon(self) -> float:
         """The end of the clock; sampling starts there."""
 
+    @property
+    @abstractmethod
+    def whole(self) -> bool:
+        """Whether the clock counts steps, so that a network trained on it has seen whole times only."""
+
     @abstractmethod
     def __call__(self, t: Tensor | float) -> Level:
         """The level at time(s) ``t``, shape () or (B,). Raises ``ValueError`` outside 0 … horizon."""
@@ -80,3 +85,7 @@ class Schedule(ABC):
     @abstractmethod
     def time(self, log_snr: Tensor) -> Tensor:
         """The time at which the schedule has this log-SNR: the inverse of ``schedule(t).log_snr``. float64."""
+
+    def at(self, log_snr: Tensor) -> Level:
+        """The level that has this log-SNR."""
+        return self(self.time(log_snr))

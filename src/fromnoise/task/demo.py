@@ -19,9 +19,9 @@ import numpy as np
 import torch
 
 from fromnoise import grid
-from fromnoise.checkpoint import explained
 from fromnoise.data import Dataset
 from fromnoise.errors import WrongUse
+from fromnoise.files import explained
 from fromnoise.metric.features import pixel_features
 from fromnoise.metric.frechet import Statistics, frechet_distance
 from fromnoise.metric.nearest import nearest_labels

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fromnoise.checkpoint import RunFolder, explained
+from fromnoise.checkpoint import RunFolder
 from fromnoise.errors import FromnoiseError
+from fromnoise.files import explained
 
 
 def plot_loss(run: Path, out: Path) -> Path:

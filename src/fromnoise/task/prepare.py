@@ -7,15 +7,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fromnoise.config import Config, parse, preset, preset_for
 from fromnoise.data import Dataset, Fit, Source, Unreadable, auto_channels, load, open_source, stratified_split
 from fromnoise.errors import WrongUse
+from fromnoise.parameterization import OnClock
 from fromnoise.schema import merge
 
 _LENGTHS = {"steps", "epochs", "images"}
 _SIDES = (8, 16, 32, 64)
 _LOOK = 32
+_TOLD = 1000.0
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,22 @@ def settle(tree: Mapping[str, Any], *, preset_name: str | None, source: str) -> 
         "channels": data.channels or auto_channels(pictures),
         "class_names": list(pictures.classes),
     }
-    return parse(merge(merge(base, tree), {"data": found}), source), pictures
+    whole = merge(merge(base, tree), {"data": found})
+    said = whole.get("parameterization")
+    return _with_time(parse(whole, source), said if isinstance(said, Mapping) else {}), pictures
+
+
+def _with_time(config: Config, said: Mapping[str, Any]) -> Config:
+    """On a clock that does not count steps, the network is told times of 0 … 1000 unless somebody ``said`` otherwise.
+
+    Told the times of the paper's convention, t − 1, it would hear about the same of every t in 0 … 1.
+    """
+    told = config.parameterization
+    if config.schedule.whole or not isinstance(told, OnClock):
+        return config
+    usual = {"time_scale": _TOLD / config.schedule.horizon, "time_shift": 0.0}
+    missing = {name: value for name, value in usual.items() if name not in said}
+    return replace(config, parameterization=replace(told, **missing))
 
 
 def read_pictures(
@@ -62,9 +80,42 @@ def read_pictures(
     everything = load(source, fit, strict=data.strict, progress=progress)
     if not data.held_out:
         return everything, None
-    labels = np.zeros(len(everything), int) if everything.labels is None else everything.labels.numpy()
-    training, held_out = stratified_split(labels, held_out=data.held_out)
+    training, held_out = _split(everything, data.held_out)
     return everything.subset(training), everything.subset(held_out)
+
+
+def _split(everything: Dataset, held_out: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    labels = np.zeros(len(everything), int) if everything.labels is None else everything.labels.numpy()
+    return stratified_split(labels, held_out=held_out)
+
+
+@dataclass(frozen=True)
+class Known:
+    """Pictures a model is held against, what each is called, ``what`` they are in words, and which were unreadable."""
+
+    pictures: Dataset
+    names: list[str]
+    what: str
+    skipped: tuple[Unreadable, ...] = ()
+
+
+def known_pictures(config: Config, path: str | None, progress: Callable[[int, int], None] | None = None) -> Known:
+    """The pictures at ``path``, fitted as a run's own were; without a path the run's own, what it held out if anything.
+
+    They have labels where the run has classes. Raises ``WrongUse`` if they are not to be had.
+    """
+    data = config.data
+    source = open_source(data.path if path is None else path, classes=data.classes)
+    whole = replace(config, data=replace(data, held_out=0.0))
+    everything, _ = read_pictures(whole, source, progress)
+    lost = {error.name for error in everything.skipped}
+    names = [name for k in range(len(source)) if (name := source.name(k)) not in lost]
+    if path is not None or not data.held_out:
+        what = path or f"{data.path}, the pictures trained on"
+        return Known(everything, names, what, everything.skipped)
+    _, held_out = _split(everything, data.held_out)
+    pictures, names = everything.subset(held_out), [names[k] for k in held_out]
+    return Known(pictures, names, f"{data.path}, the part held out", everything.skipped)
 
 
 def prepare(

@@ -2,20 +2,17 @@
 
 import math
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from fromnoise import grid
-from fromnoise.checkpoint import Checkpoint, RunFolder, explained
-from fromnoise.config import Config, build_pipeline
+from fromnoise.checkpoint import Checkpoint, RunFolder
+from fromnoise.config import Config, build_pipeline, sampled_as
 from fromnoise.errors import FromnoiseError
-from fromnoise.ladder import Strided
-from fromnoise.sampler import Ancestral
+from fromnoise.files import explained
 from fromnoise.train import Learner, Report
-from fromnoise.transition import LearnedRange, Small
 
 _GRID = 64
 _MOST_COLUMNS = 20
@@ -88,15 +85,10 @@ class Recorder:
 
     def draw(self) -> Path:
         """A grid of samples from the averaged weights: the same seeds, hence the same noise, every time."""
-        settings, pipeline = self.config.train, build_pipeline(self.config, self.learner.ema.network)
-        schedule = pipeline.denoiser.schedule
-        if settings.sample_steps < schedule.horizon:
-            variance = getattr(pipeline.sampler, "variance", None)
-            # Few large steps with the upper variance leave noise in the picture (Nichol & Dhariwal 2021, section 4).
-            variance = variance if isinstance(variance, LearnedRange) else Small()
-            pipeline = replace(
-                pipeline, spacing=Strided(steps=settings.sample_steps), sampler=Ancestral(variance=variance)
-            )
+        settings, config = self.config.train, self.config
+        if len(config.sampling.spacing.ladder(config.schedule)) - 1 > settings.sample_steps:
+            config = sampled_as(config, steps=settings.sample_steps)
+        pipeline = build_pipeline(config, self.learner.ema.network)
         classes = len(pipeline.classes)
         columns = classes if 2 <= classes <= _MOST_COLUMNS else None  # Then every column is a class.
         count = _GRID // columns * columns if columns else _GRID

@@ -15,11 +15,13 @@ from torch import Tensor, nn
 from fromnoise.codec import Codec
 from fromnoise.denoiser import Denoiser
 from fromnoise.noise import key_to_seed
-from fromnoise.objective import Objective
+from fromnoise.objective import History, Objective
 from fromnoise.train.batches import Batch, Batches
 from fromnoise.train.ema import Ema
 from fromnoise.train.optimizer import build_optimizer, learning_rate, load_optimizer_tensors, optimizer_tensors
 from fromnoise.train.settings import TrainSettings
+
+_LOSSES, _COUNTS = "history.losses", "history.counts"
 
 
 @dataclass(frozen=True)
@@ -35,10 +37,14 @@ class Report:
 
 
 class Learner:
-    """What changes while training: the network, its average, the optimizer, and how many steps are done."""
+    """What changes while training: the network, its average, the optimizer, and how many steps are done.
+
+    ``history`` holds past losses if the objective's times depend on them, from the first step on; else ``None``.
+    """
 
     def __init__(self, network: nn.Module, settings: TrainSettings) -> None:
         self.network, self.settings, self.step = network, settings, 0
+        self.history: History | None = None
         self.ema = Ema(network, decay=settings.ema_decay, ramp=settings.ema_ramp)
         self.optimizer = build_optimizer(network, settings)
         device = next(network.parameters()).device
@@ -50,11 +56,12 @@ class Learner:
         return self.step * self.settings.batch_size
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
-        """Everything to save, by file: model, ema, optimizer."""
+        """Everything to save, by file: model, ema, optimizer (the history too)."""
+        history = {} if self.history is None else {_LOSSES: self.history.losses, _COUNTS: self.history.counts}
         return {
             "model": self.network.state_dict(),
             "ema": self.ema.network.state_dict(),
-            "optimizer": optimizer_tensors(self.optimizer, self.network),
+            "optimizer": {**optimizer_tensors(self.optimizer, self.network), **history},
         }
 
     def state(self) -> dict[str, Any]:
@@ -68,7 +75,11 @@ class Learner:
             self.ema.network.load_state_dict(tensors["ema"])
         except RuntimeError as error:
             raise ValueError(" ".join(str(error).split())) from error
-        load_optimizer_tensors(self.optimizer, self.network, tensors["optimizer"])
+        optimizer = dict(tensors["optimizer"])
+        losses, counts = optimizer.pop(_LOSSES, None), optimizer.pop(_COUNTS, None)
+        if losses is not None and counts is not None:
+            self.history = History(losses.clone(), counts.clone())
+        load_optimizer_tensors(self.optimizer, self.network, optimizer)
         self.step = self.ema.updates = int(state["step"])
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(state["scaler"])
@@ -88,6 +99,8 @@ def train(
     average, optimizer and count agree, and may be saved.
     """
     device = next(learner.network.parameters()).device
+    if objective.times.records and learner.history is None:
+        learner.history = History.empty(int(denoiser.schedule.horizon), objective.times.records)
     clock = time.perf_counter()
     for batch in batches.stream(learner.step, total_steps):
         learner.network.train()
@@ -111,15 +124,18 @@ def _step(
     optimizer.zero_grad()
     total = torch.zeros((), device=device)
     part = settings.batch_size // settings.accumulate
+    u, done = objective.times.spread(batch.u), []
     for micro in range(settings.accumulate):
         rows = slice(micro * part, (micro + 1) * part)
         condition = {} if batch.labels is None else {"label": batch.labels[rows].to(device, non_blocking=True)}
         x_0 = codec.encode(batch.images[rows].to(device, non_blocking=True))
         eps = batch.eps[rows].to(device, non_blocking=True)
         with _dropout_from(device, settings.seed, learner.step, micro):
-            loss = objective(denoiser, x_0, batch.u[rows], eps, **condition).value / settings.accumulate
-        scaler.scale(loss).backward()
-        total += loss.detach()
+            loss = objective(denoiser, x_0, u[rows], eps, history=learner.history, **condition)
+        value = loss.value / settings.accumulate
+        scaler.scale(value).backward()
+        total += value.detach()
+        done.append((loss.t, loss.per_example))
     scaler.unscale_(optimizer)
     limit = settings.clip or float("inf")
     grad_norm = torch.nn.utils.clip_grad_norm_(learner.network.parameters(), limit)
@@ -128,6 +144,8 @@ def _step(
         group["lr"] = lr
     scaler.step(optimizer)
     scaler.update()
+    if learner.history is not None:  # After the whole batch, so that its parts draw from one distribution.
+        learner.history.record(*(torch.cat(parts) for parts in zip(*done, strict=True)))
     return total, grad_norm.detach(), lr
 
 

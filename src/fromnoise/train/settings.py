@@ -46,7 +46,7 @@ class TrainSettings:
     sample_every: int = 50_000
     """Pictures seen between two grids of samples; 0 for none."""
     sample_steps: int = 100
-    """Steps of the sampler for these grids."""
+    """Most steps of the sampler for these grids."""
     checkpoint_every: int = 50_000
     """Pictures seen between two checkpoints; the last step and an interruption always save."""
     keep: int = 3

@@ -1,0 +1,96 @@
+"""What several verbs need: settings from ``--set``, stopping on Ctrl-C, and the words for going on."""
+
+import contextlib
+import shlex
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from fromnoise.console import Meter, say
+from fromnoise.errors import INTERRUPTED, WrongUse
+from fromnoise.run import Run
+from fromnoise.schema import assignment, merge
+from fromnoise.task.prepare import Known
+from fromnoise.task.prepare import known_pictures as task_known_pictures
+from fromnoise.task.train import Ended
+
+
+def program() -> str:
+    """What to type for this program: its name if the shell finds it, else the path it was called by."""
+    called = sys.argv[0]
+    return called if Path(called).name == "fromnoise" and shutil.which("fromnoise") is None else "fromnoise"
+
+
+def sets(args: Any) -> dict[str, Any]:
+    """What --set says, as a tree."""
+    tree: dict[str, Any] = {}
+    for text in args.set:
+        tree = merge(tree, assignment(text))
+    return tree
+
+
+def interrupted(args: Any, words: list[str], last: Ended) -> int:
+    """Say how to go on; returns the exit code."""
+    say(
+        f"fromnoise: stopped and saved at {last.images:,} pictures in {last.run}; go on with: "
+        f"{shlex.join([program(), *words])}"
+    )
+    return INTERRUPTED
+
+
+def beside(args: Any, name: str) -> Path:
+    """Where results go: --out, or a folder of this name in the run, or next to the file that was named."""
+    place: Path = args.run_path
+    return args.out or (place if place.is_dir() else place.parent) / name
+
+
+def known_pictures(run: Run, data: str | None, verb: str) -> Known:
+    """The pictures a model is held against: those given, else its own. Raises ``WrongUse`` if they are not there."""
+    try:
+        with reading() as progress:
+            known = task_known_pictures(run.config, data, progress)
+    except WrongUse as error:
+        if data is not None:
+            raise
+        raise WrongUse(f"the run's own pictures are not to be had: {error}; name others: {verb} RUN DATA") from error
+    if known.skipped:
+        say(f"fromnoise: skipped {len(known.skipped)} unreadable pictures, the first: {known.skipped[0]}")
+    return known
+
+
+@contextlib.contextmanager
+def reading() -> Iterator[Any]:
+    """A bar for decoding, shown once there is something to decode."""
+    with contextlib.ExitStack() as stack:
+        meters: list[Meter] = []
+
+        def progress(done: int, total: int) -> None:
+            if not meters:
+                meters.append(stack.enter_context(Meter("reading", total)))
+            meters[0].show(done)
+
+        yield progress
+
+
+@contextlib.contextmanager
+def stopping() -> Iterator[threading.Event]:
+    """Ctrl-C and SIGTERM ask for a stop after the step at hand; a second one ends at once."""
+    stop, before = threading.Event(), {}
+
+    def ask(number: int, _: object) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+        say("fromnoise: stopping after this step, and saving (once more to stop at once)")
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        before[number] = signal.signal(number, ask)
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,140 @@
+"""``fromnoise sample``."""
+
+import json
+import time
+from typing import Any
+
+from fromnoise import memory
+from fromnoise.config import Config, sampled_as
+from fromnoise.console import follow, say
+from fromnoise.errors import WrongUse, nearest
+from fromnoise.run import Run, open_run, with_config
+from fromnoise.task import sample as sample_task
+from fromnoise.task.analytic import stored_variance
+from fromnoise.task.edit import Between, Edit, Inpaint, Plain, Upscale, Variation
+from fromnoise.task.given import read_hole, read_picture, read_small
+from fromnoise.verb.common import sets
+from fromnoise.verb.guide import guided
+
+
+def sample(args: Any, words: list[str]) -> int:
+    """Draw pictures from what was trained."""
+    memory.keep_freed_memory()
+    if args.out is None:
+        raise WrongUse("--out is missing: name a .png for a grid, an .npz for arrays, or a folder for single pictures")
+    began = time.perf_counter()
+    run = open_run(args.run_path, weights=args.weights, device=args.device)
+    for warning in run.warnings:
+        say(f"fromnoise: {warning}")
+    run = guided(with_config(run, _settings(run, args)), args)
+    edit = _edit(run, args)
+    labels = _labels(args, run, edit)
+    events = sample_task.draw(
+        run,
+        args.n,
+        seed=args.seed,
+        labels=labels,
+        batch_size=args.batch_size,
+        out=args.out,
+        overwrite=args.overwrite,
+        edit=edit,
+        strip=args.strip or 0,
+    )
+    last = follow(events)
+    assert isinstance(last, sample_task.Drawn)
+    seconds = round(time.perf_counter() - began, 1)
+    if args.json:
+        result = {"out": str(args.out), "n": args.n, "seed": args.seed, "nfe": last.nfe, "seconds": seconds}
+        print(json.dumps({**result, "labels": labels}))
+    else:
+        seeds = edit.seeds(args.seed, args.n)
+        which = f"seed {seeds[0]}" if seeds[0] == seeds[-1] else f"seeds {seeds[0]} to {seeds[-1]}"
+        print(f"{args.out}: {args.n} pictures, {which}, {last.nfe} network calls each, {seconds} s")
+    return 0
+
+
+def _settings(run: Run, args: Any) -> Config:
+    """What was said on the command line, as settings of [sampling]; --set has the last word."""
+    tree = sets(args)
+    for section in tree:
+        if section != "sampling":
+            raise WrongUse(f"--set {section}.…: sampling cannot change how the model was made; only sampling.… is open")
+    if not isinstance(tree.get("sampling", {}), dict):
+        raise WrongUse(f"--set sampling={tree['sampling']}: should name a setting, for one sampling.clip.limit=2")
+    elsewhere = args.weak is not None or args.classifier is not None  # Then W is how strongly those push.
+    said: dict[str, Any] = {name: getattr(args, name) for name in ("sampler", "steps", "eta")}
+    said |= {"guidance": 1.0 if elsewhere else args.guidance, "more": tree.get("sampling")}
+    variance: Any = args.variance
+    if variance == "analytic":
+        sampled_as(run.config, **said, variance="small")  # A sampler that has none is told before an estimate missing.
+        variance = stored_variance(run, weights=args.weights)
+    return sampled_as(run.config, **said, variance=variance)
+
+
+def _edit(run: Run, args: Any) -> Edit:
+    """What is to be made of given pictures."""
+    _refuse_strays(args)
+    strength = 0.5 if args.strength is None else args.strength
+    if args.source is not None:
+        return Variation(picture=read_picture(args.source, run.config, fit=args.fit), strength=strength)
+    if args.interpolate is not None:
+        first, last = (read_picture(path, run.config, fit=args.fit) for path in args.interpolate)
+        return Between(first=first, last=last, n=args.n, strength=strength)
+    if args.inpaint is not None:
+        picture, hole = read_hole(args.inpaint, args.mask, run.config, fit=args.fit)
+        return Inpaint(picture=picture, hole=hole, resamples=args.repaint or 0)
+    if args.upscale is not None:
+        small, factor = read_small(args.upscale, run.config)
+        return Upscale(small=small, factor=factor)
+    return Plain()
+
+
+_BELONGS = {
+    "mask": ("inpaint",),
+    "repaint": ("inpaint",),
+    "strength": ("from", "interpolate"),
+    "fit": ("from", "inpaint", "interpolate"),
+}
+
+
+def _refuse_strays(args: Any) -> None:
+    """Options that mean nothing without another one, and numbers that mean nothing."""
+    for name, owners in _BELONGS.items():
+        value = getattr(args, name)
+        if (
+            value is not None
+            and value is not False
+            and all(getattr(args, "source" if owner == "from" else owner) is None for owner in owners)
+        ):
+            raise WrongUse(f"--{name} belongs to {' or '.join(f'--{owner}' for owner in owners)}, which is missing")
+    if args.inpaint is not None and args.mask is None:
+        raise WrongUse("--inpaint needs --mask, a picture of the same size that is white where to fill in")
+    for name in ("repaint", "strip"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise WrongUse(f"--{name} {getattr(args, name)}: must be at least 1")
+
+
+def _labels(args: Any, run: Run, edit: Edit) -> list[int] | None:
+    """Names or numbers, separated by commas, taken in turn; without any, every class in turn."""
+    text, classes, n = args.label, run.classes, args.n
+    if text is None and classes and isinstance(edit, Between):
+        # Pictures on a way from one to another change by their place on it alone.
+        if run.config.train.label_dropout:
+            return None
+        raise WrongUse("--interpolate needs --label: this model has never gone without one (train.label_dropout = 0)")
+    if text is None:
+        return [k % len(classes) for k in range(n)] if classes else None
+    if not classes:
+        raise WrongUse(f"--label {text}: this model was trained without classes")
+    chosen = [_label(word.strip(), classes) for word in text.split(",")]
+    return [chosen[k % len(chosen)] for k in range(n)]
+
+
+def _label(word: str, classes: tuple[str, ...]) -> int:
+    if word in classes:
+        return classes.index(word)
+    if not word.removeprefix("-").isdecimal():
+        raise WrongUse(f"--label {word}: no such class; {nearest(word, classes)}")
+    if not 0 <= int(word) < len(classes):
+        raise WrongUse(f"--label {word}: out of range; this model's classes are numbered 0 to {len(classes) - 1}")
+    return int(word)

@@ -1,0 +1,81 @@
+"""``fromnoise demo`` and ``fromnoise train``."""
+
+import json
+import shlex
+import time
+from pathlib import Path
+from typing import Any
+
+from fromnoise import memory
+from fromnoise.console import follow
+from fromnoise.errors import WrongUse
+from fromnoise.run import pick_device
+from fromnoise.schema import merge
+from fromnoise.task import demo as demo_task
+from fromnoise.task import train as train_task
+from fromnoise.task.prepare import prepare
+from fromnoise.verb.common import interrupted, program, reading, sets, stopping
+
+
+def demo(args: Any, words: list[str]) -> int:
+    """Train, sample and score on the embedded digits."""
+    memory.keep_freed_memory()
+    with stopping() as stop:
+        last = follow(demo_task.demo(args.out, sets(args), device=pick_device(args.device), stop=stop))
+    if isinstance(last, train_task.Ended):
+        if args.json:
+            print(json.dumps({"run": str(last.run), "step": last.step, "images": last.images, "finished": False}))
+        return interrupted(args, words, last)
+    assert isinstance(last, demo_task.Scored)
+    if args.json:
+        names = ("confirmed", "confirmed_real", "frechet", "frechet_floor", "seconds")
+        print(json.dumps({"run": str(last.run), **{name: getattr(last, name) for name in names}}))
+        return 0
+    print(
+        f"label confirmed by the nearest real digit: {last.confirmed:.1%} of {last.samples} samples "
+        f"(held-out real digits: {last.confirmed_real:.1%})\n"
+        f"Fréchet distance in pixel space to {last.samples} held-out real digits: {last.frechet:.3f} "
+        f"(of as many other real digits: {last.frechet_floor:.3f})\n"
+        f"{last.seconds:.0f} seconds; pictures: {', '.join(str(path) for path in last.pictures)}\n"
+        f"next: {program()} sample {shlex.quote(str(last.run))} --label 7 --out sevens.png"
+    )
+    return 0
+
+
+def train(args: Any, words: list[str]) -> int:
+    """Train on a folder, or go on."""
+    memory.keep_freed_memory()
+    device, began = pick_device(args.device), time.perf_counter()
+    out = args.out or Path("runs") / (Path(args.data).resolve().name if args.data != "digits" else "digits")
+    with reading() as progress:
+        prepared = prepare(_train_tree(args), preset_name=args.preset, source="the settings", progress=progress)
+    with stopping() as stop:
+        events = train_task.train_run(prepared.config, prepared.training, out, device=device, stop=stop)
+        last = follow(events)
+    assert isinstance(last, train_task.Ended)
+    if args.json:
+        seconds = round(time.perf_counter() - began, 1)
+        result = {"run": str(out), "step": last.step, "images": last.images, "finished": last.finished}
+        print(json.dumps({**result, "seconds": seconds}))
+    if not last.finished:
+        return interrupted(args, words, last)
+    if not args.json:
+        print(f"trained: {out}, {last.images:,} pictures seen")
+        print(f"next: {program()} sample {shlex.quote(str(out))} --out s.png")
+    return 0
+
+
+def _train_tree(args: Any) -> dict[str, Any]:
+    """What was said on the command line, as settings; --set has the last word."""
+    data: dict[str, Any] = {"path": args.data}
+    lengths = {name: getattr(args, name) for name in ("steps", "epochs", "images") if getattr(args, name) is not None}
+    if args.resolution is not None:
+        height, by, width = args.resolution.lower().partition("x")
+        width = width if by else height
+        if not height.isdecimal() or not width.isdecimal():
+            raise WrongUse(
+                f"--resolution {args.resolution}: should be a number of pixels such as 64, or HxW such as 64x96"
+            )
+        data |= {"height": int(height), "width": int(width)}
+    data |= {name: True for name in ("classes", "strict") if getattr(args, name)}
+    return merge({"data": data, "train": lengths | ({"flip": True} if args.flip else {})}, sets(args))

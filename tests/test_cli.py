@@ -21,8 +21,11 @@ from tests import tiny
 
 from fromnoise import __version__, cli, verb
 from fromnoise.cli import main
+from fromnoise.config import to_tree
+from fromnoise.parameterization import Karras
 from fromnoise.run import open_run, with_config
 from fromnoise.sampler import Ancestral
+from fromnoise.task.prepare import settle
 
 Said = tuple[int, str, str]
 Say = Callable[..., Said]
@@ -87,13 +90,13 @@ OPTIONS = {
     "train": COMMON
     | {"--out", "--preset", "--resolution", "--classes", "--flip", "--strict", "--steps", "--epochs", "--images"},
     "sample": COMMON
-    | {"--out", "-n", "--seed", "--label", "--batch-size", "--weights", "--overwrite"}
+    | {"--out", "-n", "--seed", "--label", "--batch-size", "--weights", "--overwrite", "--columns", "--compile"}
     | {"--sampler", "--steps", "--eta", "--variance", "--guidance", "--weak", "--classifier"}
     | {"--from", "--inpaint", "--upscale", "--interpolate", "--strip", "--strength", "--mask", "--repaint", "--fit"},
     "likelihood": COMMON - {"--set"}
-    | {"--out", "-n", "--seed", "--batch-size", "--weights", "--estimate", "--steps", "--variance"}
+    | {"--fit", "--out", "-n", "--seed", "--batch-size", "--weights", "--estimate", "--steps", "--variance"}
     | {"--flow", "--probes", "--exact-divergence", "--tolerance"},
-    "compare": COMMON - {"--set"} | {"--out", "-n", "--seed", "--batch-size", "--samplers", "--steps"},
+    "compare": COMMON - {"--set"} | {"--fit", "--out", "-n", "--seed", "--batch-size", "--samplers", "--steps"},
 }
 
 
@@ -155,7 +158,10 @@ def test_help_and_version_end_with_0(words: list[str], capsys: pytest.CaptureFix
         (["train", "x", "--steps", "many"], "argument --steps: invalid int value: 'many'"),
         (["train", "x", "--steps", "5", "--epochs", "5"], "argument --epochs: not allowed with argument --steps"),
         (["sample", "x", "--strip", "2", "--from", "y"], "argument --from: not allowed with argument --strip"),
-        (["sample", "x", "--weak", "y", "--classifier", "m:n"], "argument --classifier: not allowed with argument --weak"),
+        (
+            ["sample", "x", "--weak", "y", "--classifier", "m:n"],
+            "argument --classifier: not allowed with argument --weak",
+        ),
         (["sample", "x", "--interpolate", "a.png"], "argument --interpolate: expected 2 arguments"),
         (["compare", "x", "--sampler", "ddim"], "unexpected '--sampler'; did you mean '--samplers'?"),
         (["likelihood"], "the following arguments are required: RUN|FILE"),
@@ -169,6 +175,13 @@ def test_a_slip_of_the_keyboard_gets_the_nearest_known_word(say: Say, words: lis
 
 
 # ------------------------------------------------------------------------------------------------- mistakes in training
+
+
+def settings(*assignments: str) -> list[str]:
+    return [word for text in assignments for word in ("--set", text)]
+
+
+RECTIFIED = settings("parameterization.kind=flow", "schedule.kind=rectified", "objective.times=uniform")
 
 
 @pytest.mark.parametrize(
@@ -199,6 +212,33 @@ def test_a_slip_of_the_keyboard_gets_the_nearest_known_word(say: Say, words: lis
         (["--resolution", "8x"], "--resolution 8x: should be"),
         (["--resolution", "8²"], "--resolution 8²: should be"),
         (["--device", "gpu"], "device 'gpu' is not to be had here: "),
+        (
+            ["--set", "schedule.kind=edm"],
+            "times uniform_steps count steps, and EDM has a continuous clock: take uniform",
+        ),
+        (
+            ["--set", "objective.times=log_normal"],
+            "times log_normal are those of a continuous clock, and Linear counts",
+        ),
+        ([*RECTIFIED[2:]], "Epsilon cannot be used with Rectified: at time 1 no signal is left to divide by; take vel"),
+        ([*RECTIFIED, "--set", "parameterization.kind=karras"], "karras tells the network the log of the noise-to-sig"),
+        (
+            [*RECTIFIED, "--set", "objective.kind=bound"],
+            "a bound is a sum over the steps of a chain, and Rectified has",
+        ),
+        (
+            [*RECTIFIED, "--set", "parameterization.kind=posterior_mean"],
+            "PosteriorMean has another schedule than the one in use: it must be given that one, which must count steps",
+        ),
+        (
+            [*RECTIFIED, "--set", "sampling.spacing.kind=all"],
+            "[sampling.spacing] All needs a schedule that counts steps",
+        ),
+        (["--set", "sampling.sampler=inversion"], "[sampling.sampler] inversion goes from the picture to the noise"),
+        (
+            ["--set", "sampling.guidance.scale=3", "--set", "train.label_dropout=0"],
+            "guidance = 3: this model has never gone without labels (train.label_dropout = 0)",
+        ),
     ],
 )
 def test_wrong_settings_make_no_run(
@@ -365,6 +405,74 @@ def test_a_preset_is_chosen_by_the_size_of_the_pictures(
         (16, 16, (1, 2, 2)),
     ]
     assert all(c.data.channels == 3 for c in seen)
+
+
+KINDS = {
+    "hybrid": settings("objective.kind=hybrid"),
+    "edm": settings(
+        "schedule.kind=edm", "parameterization.kind=karras", "objective.times=log_normal", "objective.weighting=edm"
+    ),
+    "rectified": RECTIFIED,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_other_objectives_train_go_on_and_sample(say: Say, tmp_path: Path, kind: str) -> None:
+    """Stopped and gone on with is as if never stopped; and what was trained is sampled and scored by its own words."""
+    change = {"network": {"model_channels": 8, "attention_resolutions": []}, "sampling": {"sampler": "dpm_2m"}}
+    change["sampling"]["spacing"] = {"kind": "log_snr", "steps": 6}
+    common = ["train", "digits", "--preset", tiny.preset(tmp_path, change), *KINDS[kind]]
+    assert say(*common, "--out", tmp_path / "run", "--steps", 2)[0] == 0
+    code, _, err = say(*common, "--out", tmp_path / "run", "--steps", 5)
+    assert code == 0 and "going on at step 2 of 5" in err
+    assert say(*common, "--out", tmp_path / "whole", "--steps", 5)[0] == 0
+    tiny.assert_same_bits(tiny.weights(tmp_path / "run"), tiny.weights(tmp_path / "whole"))
+
+    def drawn(*words: object) -> np.ndarray:
+        out = tmp_path / "s.npz"
+        code, _, err = say("sample", tmp_path / "run", "-n", 2, *words, "--out", out, "--overwrite")
+        assert code == 0, err
+        return arrays(out)["images"]
+
+    usual = drawn()
+    for words in (["--sampler", "ancestral"], ["--sampler", "ddim", "--steps", 4], ["--sampler", "heun"]):
+        made = drawn(*words)
+        assert made.shape == usual.shape and not np.array_equal(made, usual)
+    if kind == "hybrid":
+        assert not np.array_equal(
+            drawn("--sampler", "ancestral"), drawn("--sampler", "ancestral", "--variance", "small")
+        )
+    code, out, _ = say("likelihood", tmp_path / "run", "-n", 2, "--steps", 4, "--json")
+    assert code == 0 and json.loads(out)["bits_per_dim"] > 0
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ({"schedule": "linear"}, (1.0, -1.0)),
+        ({"schedule": "vp"}, (1000.0, 0.0)),
+        ({"schedule": "rectified", "parameterization": "flow"}, (1000.0, 0.0)),
+        ({"schedule": {"kind": "edm", "sigma_max": 50.0}, "parameterization": "velocity"}, (20.0, 0.0)),
+        ({"schedule": "vp", "parameterization": {"kind": "velocity", "time_scale": 3.0}}, (3.0, 0.0)),
+        ({"schedule": "vp", "parameterization": {"time_shift": 5.0}}, (1000.0, 5.0)),
+        ({"schedule": "vp", "parameterization": {"time_scale": 1.0, "time_shift": -1.0}}, (1.0, -1.0)),
+    ],
+)
+def test_a_network_hears_the_time_on_every_clock(said: dict[str, Any], told: tuple[float, float]) -> None:
+    """0 … 1000 from one end to the other where the clock does not count steps, unless somebody says otherwise."""
+    config, _ = settle({"data": {"path": "digits"}, **said}, preset_name="digits", source="test")
+    parameterization: Any = config.parameterization
+    assert (parameterization.time_scale, parameterization.time_shift) == told
+    level = config.schedule(config.schedule.horizon)
+    assert parameterization.c_time(level) == config.schedule.horizon * told[0] + told[1]
+    again, _ = settle(to_tree(config), preset_name="digits", source="test")
+    assert again == config
+
+
+def test_edm_s_network_is_told_the_noise_whatever_the_clock() -> None:
+    said = {"data": {"path": "digits"}, "schedule": "vp", "parameterization": "karras"}
+    config, _ = settle(said, preset_name="digits", source="test")
+    assert config.parameterization == Karras()
 
 
 def test_folders_as_classes(say: Say, tmp_path: Path) -> None:

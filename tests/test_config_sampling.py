@@ -25,7 +25,11 @@ from fromnoise.transition import Analytic, Large, LearnedRange, Small
 MEAN, DEVIATION = 0.1, 0.2
 MODELS: dict[str, dict[str, Any]] = {
     "chain": {"schedule": "linear", "parameterization": "epsilon"},
-    "short chain": {"schedule": {"kind": "cosine", "steps": 12}, "parameterization": "sample"},
+    "short": {
+        "schedule": {"kind": "cosine", "steps": 12},
+        "parameterization": "sample",
+        "sampling": {"spacing": {"kind": "log_snr", "steps": 12}},
+    },
     "vp": {
         "schedule": "vp",
         "parameterization": {"kind": "velocity", "time_scale": 1000.0, "time_shift": 0.0},
@@ -85,24 +89,27 @@ def pipeline(config: Config) -> Pipeline:
     return build_pipeline(config, network)
 
 
-@pytest.mark.parametrize("steps", [None, 10])
+@pytest.mark.parametrize("more", [False, True])
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("model", MODELS)
-def test_every_sampler_works_by_its_name(model: str, name: str, steps: int | None) -> None:
-    changed = sampled_as(config(model), sampler=name, steps=steps)
-    steps_taken = list(pipeline(changed).stream(range(40)))
-    horizon = config(model).schedule.horizon
-    chain = name in {"ancestral", "ddim_large"} and config(model).schedule.whole
-    usual = 1 if name == "adaptive" else int(horizon) if chain else min(20, int(horizon)) if model[-1] == "n" else 20
-    assert len(steps_taken) == (steps or usual)
-    assert steps_taken[0].t == horizon and steps_taken[-1].s == 0
-    traits = changed.sampling.sampler.traits
-    if traits.calls:
-        assert len(steps_taken) <= steps_taken[-1].nfe <= traits.calls * len(steps_taken)
-    x = steps_taken[-1].x
-    # 2560 numbers; few steps and first orders leave their mark on the deviation, the wrong spacing a larger one.
-    assert abs(x.mean() - MEAN) < 0.03
-    assert 0.7 < x.std() / DEVIATION < 1.35
+def test_every_sampler_works_by_its_name(model: str, name: str, more: bool) -> None:
+    """With its usual steps, and with 40: the deviation of what it makes comes near that of the data.
+
+    First orders fall short of it, the upper variance goes beyond it. A spacing that does not suit misses it by far: in
+    equal strides on EDM's clock, 20 steps of DDIM make a twentieth of it.
+    """
+    schedule = config(model).schedule
+    most = int(schedule.horizon) if schedule.whole else 1000
+    changed = sampled_as(config(model), sampler=name, steps=min(40, most) if more else None)
+    steps = list(pipeline(changed).stream(range(40)))
+    chain = name in {"ancestral", "ddim_large"} and schedule.whole
+    assert len(steps) == (min(40, most) if more else 1 if name == "adaptive" else most if chain else min(20, most))
+    assert steps[0].t == schedule.horizon and steps[-1].s == 0
+    calls = changed.sampling.sampler.traits.calls
+    assert not calls or len(steps) <= steps[-1].nfe <= calls * len(steps)
+    assert abs(steps[-1].x.mean() - MEAN) < 0.02
+    low, high = (0.75, 1.2) if more and model != "short" else (0.65, 1.4)
+    assert low < steps[-1].x.std() / DEVIATION < high
 
 
 def changes(base: str = "chain", **words: Any) -> Config:
@@ -120,6 +127,7 @@ def test_what_suits_a_sampler_comes_with_it() -> None:
     assert changes(sampler="heun").sampling.spacing == Karras(steps=20)
     assert changes(sampler="deis").sampling.spacing == UniformLogSNR(steps=20)
     assert changes(sampler="deis", steps=1000).sampling.spacing == All()
+    assert changes("vp", sampler="ddim").sampling.spacing == Karras(steps=20)
     edm = changes("edm", sampler="ancestral").sampling
     assert (edm.sampler, edm.spacing) == (Ancestral(variance=Small()), UniformLogSNR(steps=20))
     assert changes(sampler="ddim", eta=0.5).sampling.sampler == DDIM(eta=0.5)

@@ -51,11 +51,11 @@ def test_one_file_moved_elsewhere_gives_the_same_pictures(trained: Path, tmp_pat
 def test_the_weights_are_those_of_the_file(trained: Path) -> None:
     for weights in ("ema", "model"):
         stored = safetensors.torch.load_file(trained / NEWEST / f"{weights}.safetensors")
-        tiny.assert_same_bits(dict(open_run(trained, weights=weights).pipeline.denoiser.network.state_dict()), stored)
+        tiny.assert_same_bits(dict(open_run(trained, weights=weights).network.state_dict()), stored)
 
 
 def test_an_opened_run_is_for_inference(trained: Path) -> None:
-    network = open_run(trained).pipeline.denoiser.network
+    network = open_run(trained).network
     assert not network.training and not any(p.requires_grad for p in network.parameters())
 
 

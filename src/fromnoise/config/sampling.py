@@ -17,8 +17,10 @@ FEW = 20
 _CHAINS = {"ancestral", "ddim_large"}
 """Samplers of the paper's chain, which take every step unless told otherwise."""
 
-_SPACINGS = {"ancestral": "strided", "ddim_large": "strided", "ddim": "trailing", "euler": "karras", "heun": "karras"}
-"""What suits a sampler on a clock that counts steps; equal steps in log-SNR suit the others (docs/sampling.md)."""
+_COUNTED = {"ancestral": "strided", "ddim_large": "strided", "ddim": "trailing", "euler": "karras", "heun": "karras"}
+_CONTINUOUS = {"ddim": "karras", "euler": "karras", "heun": "karras"}
+"""What suits a sampler on a clock that counts steps, and on one that does not and may have any form: that of EDM is the
+noise itself, where equal strides would skip the picture. Equal steps in log-SNR suit the others (docs/sampling.md)."""
 
 
 def sampled_as(
@@ -88,8 +90,7 @@ def _spacing(config: Config, sampler: str, steps: int, now: dict[str, Any]) -> d
         return "all"
     if "steps" in now:
         return {**now, "steps": steps}
-    usual = _SPACINGS.get(sampler, "log_snr")
-    return {"kind": usual if schedule.whole or usual != "strided" else "log_snr", "steps": steps}
+    return {"kind": (_COUNTED if schedule.whole else _CONTINUOUS).get(sampler, "log_snr"), "steps": steps}
 
 
 def _usual_variance(config: Config, own: dict[str, Any] | None, steps: int) -> dict[str, Any]:

@@ -84,6 +84,27 @@ def read_pictures(
     return everything.subset(training), everything.subset(held_out)
 
 
+def _refuse_others(source: Source, config: Config) -> None:
+    """Resized or grey, pictures are others than they were, and so is what a model says of them."""
+    data, found = config.data, None
+    for index in _some(source):
+        with contextlib.suppress(Unreadable):  # Loading will name it.
+            height, width, _ = source.read(index).shape
+            if (height, width) != (data.height, data.width):
+                found = f"{source.name(index)} has {height}x{width} pixels (height x width)"
+                break
+    if found is None and data.channels == 1 and auto_channels(source) > 1:
+        found = "the pictures show colour"
+    if found is not None:
+        sees = f"{data.height}x{data.width}{' in grey' if data.channels == 1 else ''}"
+        raise WrongUse(f"{found}, and this model sees {sees}: give such pictures, or --fit to make them so")
+
+
+def _some(source: Source) -> list[int]:
+    """A few indices, from all over the source."""
+    return np.unique(np.linspace(0, len(source) - 1, min(_LOOK, len(source))).astype(int)).tolist()
+
+
 def _split(everything: Dataset, held_out: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     labels = np.zeros(len(everything), int) if everything.labels is None else everything.labels.numpy()
     return stratified_split(labels, held_out=held_out)
@@ -99,13 +120,18 @@ class Known:
     skipped: tuple[Unreadable, ...] = ()
 
 
-def known_pictures(config: Config, path: str | None, progress: Callable[[int, int], None] | None = None) -> Known:
-    """The pictures at ``path``, fitted as a run's own were; without a path the run's own, what it held out if anything.
+def known_pictures(
+    config: Config, path: str | None, *, fit: bool = False, progress: Callable[[int, int], None] | None = None
+) -> Known:
+    """The pictures at ``path``; without a path the run's own, what it held out if anything.
 
-    They have labels where the run has classes. Raises ``WrongUse`` if they are not to be had.
+    Pictures at ``path`` must be of the model's size and not show more colour, unless they may be made to ``fit``, as a
+    run's own were. They have labels where the run has classes. Raises ``WrongUse`` if they are not to be had.
     """
     data = config.data
     source = open_source(data.path if path is None else path, classes=data.classes)
+    if path is not None and not fit:
+        _refuse_others(source, config)
     whole = replace(config, data=replace(data, held_out=0.0))
     everything, _ = read_pictures(whole, source, progress)
     lost = {error.name for error in everything.skipped}
@@ -150,9 +176,9 @@ def _fitted(base: dict[str, Any], side: int) -> dict[str, Any]:
 def _side(pictures: Source) -> int:
     """The largest usual side that at least half of the pictures looked at can fill without being enlarged."""
     sides = []
-    for index in np.unique(np.linspace(0, len(pictures) - 1, min(_LOOK, len(pictures))).astype(int)):
+    for index in _some(pictures):
         with contextlib.suppress(Unreadable):  # Loading will name it.
-            height, width, _ = pictures.read(int(index)).shape
+            height, width, _ = pictures.read(index).shape
             sides.append(min(height, width))
     typical = sorted(sides)[len(sides) // 2] if sides else _SIDES[-1]
     return max((side for side in _SIDES if side <= typical), default=_SIDES[0])

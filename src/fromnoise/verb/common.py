@@ -48,11 +48,11 @@ def beside(args: Any, name: str) -> Path:
     return args.out or (place if place.is_dir() else place.parent) / name
 
 
-def known_pictures(run: Run, data: str | None, verb: str) -> Known:
+def known_pictures(run: Run, data: str | None, verb: str, *, fit: bool) -> Known:
     """The pictures a model is held against: those given, else its own. Raises ``WrongUse`` if they are not there."""
     try:
         with reading() as progress:
-            known = task_known_pictures(run.config, data, progress)
+            known = task_known_pictures(run.config, data, fit=fit, progress=progress)
     except WrongUse as error:
         if data is not None:
             raise

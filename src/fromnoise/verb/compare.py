@@ -21,7 +21,7 @@ def compare(args: Any, words: list[str]) -> int:
     samplers = tuple(args.samplers.split(",")) if args.samplers else task.SAMPLERS
     events = task.compare(
         run,
-        known_pictures(run, args.data, "compare").pictures,
+        known_pictures(run, args.data, "compare", fit=args.fit).pictures,
         samplers=samplers,
         steps=_numbers(args.steps) if args.steps else None,
         n=args.n,

@@ -34,7 +34,7 @@ def likelihood(args: Any, words: list[str]) -> int:
     for warning in run.warnings:
         say(f"fromnoise: {warning}")
     flow = _flow(args)
-    known = known_pictures(run, args.data, "likelihood")
+    known = known_pictures(run, args.data, "likelihood", fit=args.fit)
     out = beside(args, "likelihood")
     events = task.likelihood(
         run,

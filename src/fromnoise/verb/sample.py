@@ -2,12 +2,14 @@
 
 import json
 import time
+from dataclasses import replace
 from typing import Any
 
 from fromnoise import memory
 from fromnoise.config import Config, sampled_as
 from fromnoise.console import follow, say
 from fromnoise.errors import WrongUse, nearest
+from fromnoise.network.compiled import Compiled
 from fromnoise.run import Run, open_run, with_config
 from fromnoise.task import sample as sample_task
 from fromnoise.task.analytic import stored_variance
@@ -23,10 +25,12 @@ def sample(args: Any, words: list[str]) -> int:
     if args.out is None:
         raise WrongUse("--out is missing: name a .png for a grid, an .npz for arrays, or a folder for single pictures")
     began = time.perf_counter()
+    if args.columns is not None and args.columns < 1:
+        raise WrongUse(f"--columns {args.columns}: must be at least 1")
     run = open_run(args.run_path, weights=args.weights, device=args.device)
     for warning in run.warnings:
         say(f"fromnoise: {warning}")
-    run = guided(with_config(run, _settings(run, args)), args)
+    run = guided(with_config(_compiled(run) if args.compile else run, _settings(run, args)), args)
     edit = _edit(run, args)
     labels = _labels(args, run, edit)
     events = sample_task.draw(
@@ -39,6 +43,7 @@ def sample(args: Any, words: list[str]) -> int:
         overwrite=args.overwrite,
         edit=edit,
         strip=args.strip or 0,
+        columns=args.columns,
     )
     last = follow(events)
     assert isinstance(last, sample_task.Drawn)
@@ -51,6 +56,13 @@ def sample(args: Any, words: list[str]) -> int:
         which = f"seed {seeds[0]}" if seeds[0] == seeds[-1] else f"seeds {seeds[0]} to {seeds[-1]}"
         print(f"{args.out}: {args.n} pictures, {which}, {last.nfe} network calls each, {seconds} s")
     return 0
+
+
+def _compiled(run: Run) -> Run:
+    """With its network compiled, where that pays."""
+    if run.pipeline.device.type != "cuda":
+        raise WrongUse(f"--compile pays on a GPU only, and this model is on {run.pipeline.device.type}: leave it out")
+    return replace(run, network=Compiled(run.network))
 
 
 def _settings(run: Run, args: Any) -> Config:

@@ -81,7 +81,7 @@ def test_other_settings_of_sampling_on_the_same_weights(trained: Path) -> None:
     small = with_config(run, tiny.config({"sampling": {"sampler": {"variance": "small"}}}, steps=20))
     assert small.pipeline.denoiser.network is run.pipeline.denoiser.network
     assert not np.array_equal(small.sample(2, labels=1), run.sample(2, labels=1))
-    with pytest.raises(WrongUse, match="this model has no learned variance .* take small or large"):
+    with pytest.raises(WrongUse, match=r"this model has no learned variance .* take small or large"):
         with_config(run, tiny.config({"sampling": {"sampler": {"variance": "learned_range"}}}))
 
 

@@ -3,9 +3,10 @@
 import argparse
 import json
 import sys
+from dataclasses import replace
 
 from benchmarks import report
-from benchmarks.measure import QUICK, Plan, measure, works
+from benchmarks.measure import QUICK, TASKS, Plan, measure, works
 
 
 def main() -> int:
@@ -23,15 +24,17 @@ def main() -> int:
     parser.add_argument("--dropout", type=float, default=0.1, help="of the training step (default: the paper's 0.1)")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--compile", action="store_true", help="both sides compiled, too (minutes on a CPU)")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS, help="only some of what is measured")
     options = parser.parse_args()
     if options.rounds < 1 or not all(c > 0 and c % 32 == 0 for c in options.channels):
         parser.error(
             "--rounds must be at least 1 and --channels multiples of 32 (diffusers has 32 groups in all norms)"
         )
-    plan = QUICK
+    plan = replace(QUICK, tasks=tuple(options.tasks))
     if not options.quick:
         plan = Plan(
             works=works(options.channels, options.compile, options.dropout),
+            tasks=tuple(options.tasks),
             device=options.device,
             rounds=options.rounds,
             seconds=options.seconds,

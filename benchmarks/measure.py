@@ -26,6 +26,7 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS, PEER, PEER_TUNED = "ours", "peer", "peer, tuned"
+TASKS = ("train", "inference", "sampling")
 Row = dict[str, Any]
 
 
@@ -34,7 +35,7 @@ class Plan:
     """What to measure. ``works`` are the fields of :class:`benchmarks.work.Work`; a device "auto" is settled first."""
 
     works: tuple[dict[str, Any], ...]
-    tasks: tuple[str, ...] = ("train", "inference", "sampling")
+    tasks: tuple[str, ...] = TASKS
     device: str = "auto"
     rounds: int = 5
     seconds: float = 2.0

@@ -141,11 +141,8 @@ class Denoiser(Estimator):
         c_time, c_in = self.parameterization.c_time(level), self.parameterization.c_in(level)
         c_time = cast(c_time, x_t).reshape(-1).expand(x_t.shape[0])
         x = x_t if bool((c_in == 1).all()) else cast(c_in, x_t) * x_t
-        if self.autocast is None:
+        with torch.autocast(x_t.device.type, self.autocast, enabled=self.autocast is not None):
             output: Tensor = self.network(x, c_time, **condition)
-        else:
-            with torch.autocast(x_t.device.type, self.autocast):
-                output = self.network(x, c_time, **condition)
         return output if output.dtype == torch.float64 else output.float()
 
     def read(self, x_t: Tensor, output: Tensor, level: Level) -> Prediction:

@@ -65,7 +65,15 @@ def main(run: str, images: str) -> None:
         for name, words in drawn.items():
             out = str(Path(images, f"{name}.png").resolve())
             _run(
-                "sample", str(Path(run).resolve()), *words, "--overwrite", "--columns", "12", "--out", out, folder=given
+                "sample",
+                str(Path(run).resolve()),
+                *words,
+                "--overwrite",
+                "--columns",
+                "10" if name == "strip" else "12",
+                "--out",
+                out,
+                folder=given,
             )
         _run("compare", run, "--out", given / "compare")
         _run("likelihood", run, "--out", given / "likelihood")

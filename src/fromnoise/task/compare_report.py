@@ -28,7 +28,7 @@ def plot(rows: Sequence[Row], reference: Row, within: float) -> bytes:
     """A line a sampler, in PNG; ``reference`` is a line across, and so is ``within`` times its distance."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from matplotlib.ticker import LogFormatter, ScalarFormatter
+    from matplotlib.ticker import FuncFormatter, NullFormatter
 
     figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
@@ -49,9 +49,10 @@ def plot(rows: Sequence[Row], reference: Row, within: float) -> bytes:
     share = f"within {within - 1:.0%}".replace("%", " %")
     axes.axhline(within * reference.frechet, color="black", linewidth=0.8, linestyle=":", label=share)
     axes.set(xscale="log", yscale="log", xlabel="network calls", ylabel="Fréchet distance (lower is better)")
-    axes.xaxis.set_major_formatter(ScalarFormatter())
-    axes.yaxis.set_major_formatter(LogFormatter())
-    axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
+    plain, (low, high) = FuncFormatter(lambda value, _: f"{value:g}"), axes.get_ylim()
+    axes.xaxis.set_major_formatter(plain)
+    axes.yaxis.set_major_formatter(plain)
+    axes.yaxis.set_minor_formatter(plain if high < 10 * low else NullFormatter())
     axes.grid(alpha=0.3, which="both")
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     content = io.BytesIO()

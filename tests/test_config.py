@@ -218,6 +218,13 @@ def test_a_key_for_a_kind_given_as_a_word_stays_with_that_kind() -> None:
     assert parse(merge({"schedule": "cosine"}, assignment("schedule.steps=20")), "test").schedule == Cosine(steps=20)
 
 
+def test_a_section_may_be_given_its_kind_alone() -> None:
+    assert assignment("schedule=cosine") == {"schedule": "cosine"}
+    assert parse(assignment("objective=hybrid"), "test").objective.learns_variance
+    with pytest.raises(WrongUse, match=r"the settings: \[train\] should be a table of settings, not 'adam'"):
+        settle({"data": {"path": "digits"}, **assignment("train=adam")}, preset_name=None, source="the settings")
+
+
 @pytest.mark.parametrize(
     ("text", "tree"),
     [

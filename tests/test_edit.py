@@ -29,7 +29,8 @@ HOLE[..., 4:, 2:] = True
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     out = tmp_path_factory.mktemp("runs") / "run"
-    return open_run(tiny.trained(out, steps=40, label_dropout=0.1)).sampled_as("dpm_2m", steps=12)
+    small = {"network": {"model_channels": 16, "attention_resolutions": []}}
+    return open_run(tiny.trained(out, small, steps=60, label_dropout=0.1)).sampled_as("dpm_2m", steps=12)
 
 
 def digit(k: int) -> Tensor:

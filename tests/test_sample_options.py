@@ -24,6 +24,7 @@ from fromnoise.task.analytic import store_variance, stored_variance
 from fromnoise.task.sample import Drawn, draw
 from fromnoise.transition import Analytic
 
+SMALL = {"network": {"model_channels": 16, "attention_resolutions": []}}
 Sample = Callable[..., np.ndarray]
 Refused = Callable[..., str]
 
@@ -36,20 +37,20 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     mask[4:] = 255
     for name, array in {"a": digit, "mask": mask, "small": digit[::2, ::2], "half": digit[:4]}.items():
         Image.fromarray(array).save(folder / f"{name}.png")
-    return tiny.trained(folder / "run", steps=40, label_dropout=0.1)
+    return tiny.trained(folder / "run", SMALL, steps=40, label_dropout=0.1)
 
 
 @pytest.fixture(scope="module")
 def weak(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same, trained for less long."""
-    return tiny.trained(tmp_path_factory.mktemp("weak") / "run", steps=4, label_dropout=0.1)
+    return tiny.trained(tmp_path_factory.mktemp("weak") / "run", SMALL, steps=4, label_dropout=0.1)
 
 
 @pytest.fixture(scope="module")
 def classless(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("classless") / "run"
     pictures = replace(tiny.digits(), labels=None, classes=())
-    tiny.run(tiny.config({"data": {"class_names": []}}, steps=10), out, pictures=pictures)
+    tiny.run(tiny.config(SMALL, {"data": {"class_names": []}}, steps=10), out, pictures=pictures)
     return out
 
 
@@ -134,7 +135,7 @@ def test_guidance_of_1_is_none_bit_for_bit(trained: Path, weak: Path, tmp_path: 
 def test_guidance_of_the_run_s_own_settings_gives_way(tmp_path: Path, weak: Path, sample: Sample) -> None:
     """To another scale, to none, and to a weaker run, whose scale is then the one that was typed."""
     strong = {"sampling": {"guidance": {"scale": 3.0}, "spacing": {"kind": "strided", "steps": 9}}}
-    run = tiny.trained(tmp_path / "run", strong, steps=8, label_dropout=0.1)
+    run = tiny.trained(tmp_path / "run", SMALL, strong, steps=8, label_dropout=0.1)
     opened = open_run(run)
     found = {scale: opened.sampled_as(guidance=scale).sample(4)[..., 0] for scale in (1.0, 2.0, 3.0)}
     assert np.array_equal(sample(run), found[3.0]) and not np.array_equal(found[3.0], found[1.0])
@@ -423,7 +424,7 @@ def test_guidance_that_nothing_can_give(
 ) -> None:
     line = refused(classless, "--guidance", 2)
     assert line.startswith("guidance = 2: this model was trained without classes, so there is none to push towards")
-    always = tiny.trained(tmp_path / "always", steps=1)
+    always = tiny.trained(tmp_path / "always", SMALL, steps=1)
     for words in (["--guidance", 2], ["--set", "sampling.guidance.scale=2"]):
         line = refused(always, *words)
         assert line.startswith("guidance = 2: this model has never gone without labels (train.label_dropout = 0)")
@@ -431,9 +432,9 @@ def test_guidance_that_nothing_can_give(
     assert line.startswith("--interpolate needs --label: this model has never gone without one")
     line = refused(classless, "--weak", weak, "--guidance", 2)
     assert "makes pictures of (channels x height x width) 1x8x8 with 10 classes; this model makes 1x8x8 with 0" in line
-    other = tiny.trained(tmp_path / "other", {"data": {"class_names": list("abcdefghij")}}, steps=1)
+    other = tiny.trained(tmp_path / "other", SMALL, {"data": {"class_names": list("abcdefghij")}}, steps=1)
     assert "1x8x8 with 10 classes, but others; this model" in refused(trained, "--weak", other, "--guidance", 2)
-    slower = tiny.trained(tmp_path / "slower", {"schedule": {"steps": 60}}, steps=1)
+    slower = tiny.trained(tmp_path / "slower", SMALL, {"schedule": {"steps": 60}}, steps=1)
     line = refused(trained, "--weak", slower, "--guidance", 2)
     assert line.startswith("the guiding model was trained on another schedule, Linear(steps=60")
 

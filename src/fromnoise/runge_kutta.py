@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fromnoise.errors import WrongUse
 from fromnoise.schedule.base import cast
 
 State = tuple[Tensor, ...]
@@ -74,7 +75,7 @@ class Solver(ABC):
     def __call__(self, slope: Slope, y: State, start: Tensor, end: Tensor) -> Iterator[tuple[float, State]]:
         """(share of the way, y there) after every step; the last is (1, y at the end). ``start``, ``end``: float64, ().
 
-        Raises ``ValueError`` where there is no going on.
+        Raises ``WrongUse`` where there is no going on.
         """
 
     @property
@@ -156,7 +157,7 @@ class DormandPrince(Solver):
             raise ValueError(f"rtol = {self.rtol} must not be negative and atol = {self.atol} must be above 0")
 
     def __call__(self, slope: Slope, y: State, start: Tensor, end: Tensor) -> Iterator[tuple[float, State]]:
-        """Steps of chosen width. Raises ``ValueError`` where they become too small, and for what is not a number."""
+        """Steps of chosen width. Raises ``WrongUse`` where they become too small, and for what is not a number."""
         span, batch = (end - start).item(), y[0].shape[0]
         tau = start.double().expand(batch).clone()
         width = torch.full((batch,), span / 20, dtype=torch.float64)
@@ -165,13 +166,13 @@ class DormandPrince(Solver):
             left = end - tau  # 0 where a picture is done; its steps do nothing.
             last = width.abs() >= left.abs()
             if bool((width.abs() < _LEAST * abs(span)).logical_and(~last).any()):
-                raise ValueError(f"the adaptive solver's steps became too small: raise rtol = {self.rtol:g} or atol")
+                raise WrongUse(f"the adaptive solver's steps became too small: raise rtol = {self.rtol:g} or atol")
             taken = torch.where(last, left, width)
             k, new = DORMAND_PRINCE.stages(slope, y, tau, taken, first)
             error = advance(tuple(torch.zeros_like(part) for part in y), taken, DORMAND_PRINCE.e, k)
             norm = self._norm(error, y, new)
             if bool(norm.isnan().any()):
-                raise ValueError(
+                raise WrongUse(
                     "the adaptive solver met values that are not numbers: the denoiser's estimate is not finite"
                 )
             accepted = norm <= 1

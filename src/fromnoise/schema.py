@@ -53,15 +53,16 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def assignment(text: str) -> dict[str, Any]:
-    """ "train.lr=1e-4" -> a tree. The value is TOML, or else a plain word. Raises ``WrongUse``."""
+    """ "train.lr=1e-4" or "schedule=cosine" -> a tree. The value is TOML, or else a plain word. Raises ``WrongUse``."""
     key, equals, value = text.partition("=")
     parts = key.strip().split(".")
-    if not equals or len(parts) < 2 or not all(parts):
-        raise WrongUse(f"--set {text}: should look like section.key=value, for one --set train.lr=1e-4")
     try:
         tree: Any = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         tree = value.strip()
+    kind = len(parts) == 1 and isinstance(tree, str) and tree.isidentifier()  # A section may be given its kind alone.
+    if not equals or not all(parts) or not (kind or len(parts) > 1):
+        raise WrongUse(f"--set {text}: should look like section.key=value, for one --set train.lr=1e-4")
     for part in reversed(parts):
         tree = {part: tree}
     return tree

@@ -36,6 +36,9 @@ def settle(tree: Mapping[str, Any], *, preset_name: str | None, source: str) -> 
     ``tree`` has what the person said; it wins over the preset. Without a preset, one is chosen by the size of the
     pictures, and without a size, the largest of 8, 16, 32 and 64 pixels that most of them reach. Raises ``WrongUse``.
     """
+    for name in ("data", "train"):
+        if not isinstance(tree.get(name, {}), Mapping):
+            raise WrongUse(f"{source}: [{name}] should be a table of settings, not {tree[name]!r}")
     base = preset(preset_name) if preset_name else {}
     parse(base, f"preset {preset_name}")  # So that a mistake in a person's own file is told by the file's name.
     data = parse({"data": merge(base, tree).get("data", {})}, source).data

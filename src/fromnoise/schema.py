@@ -56,14 +56,16 @@ def assignment(text: str) -> dict[str, Any]:
     """ "train.lr=1e-4" or "schedule=cosine" -> a tree. The value is TOML, or else a plain word. Raises ``WrongUse``."""
     key, equals, value = text.partition("=")
     parts = key.strip().split(".")
+    said: Any
     try:
-        tree: Any = tomllib.loads(f"value = {value}")["value"]
+        said = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
-        tree = value.strip()
-    kind = len(parts) == 1 and isinstance(tree, str) and tree.isidentifier()  # A section may be given its kind alone.
+        said = value.strip()
+    kind = len(parts) == 1 and isinstance(said, str) and said.isidentifier()  # A section may be given its kind alone.
     if not equals or not all(parts) or not (kind or len(parts) > 1):
         raise WrongUse(f"--set {text}: should look like section.key=value, for one --set train.lr=1e-4")
-    for part in reversed(parts):
+    tree: dict[str, Any] = {parts[-1]: said}
+    for part in reversed(parts[:-1]):
         tree = {part: tree}
     return tree
 

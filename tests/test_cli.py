@@ -88,7 +88,10 @@ COMMON = {"-h", "--help", "--json", "--debug", "--device", "--set"}
 OPTIONS = {
     "demo": COMMON | {"--out"},
     "train": COMMON
-    | {"--out", "--preset", "--resolution", "--classes", "--flip", "--strict", "--steps", "--epochs", "--images"},
+    | {"--out", "--preset", "--resolution", "--classes", "--flip", "--strict", "--steps", "--epochs", "--images"}
+    | {"--channels", "--fit", "--labels"},
+    "inspect": COMMON - {"--set", "--device"}
+    | {"--out", "--resolution", "--channels", "--classes", "--write-clean", "--no-copies"},
     "sample": COMMON
     | {"--out", "-n", "--seed", "--label", "--batch-size", "--weights", "--overwrite", "--columns", "--compile"}
     | {"--sampler", "--steps", "--eta", "--variance", "--guidance", "--weak", "--classifier"}
@@ -149,7 +152,7 @@ def test_help_and_version_end_with_0(words: list[str], capsys: pytest.CaptureFix
     ("words", "complaint"),
     [
         (["trayn", "x"], "'trayn' is not known; did you mean 'train'?"),
-        (["zzz"], "'zzz' is not known; known: compare, demo, likelihood, sample, train"),
+        (["zzz"], "'zzz' is not known; known: compare, demo, inspect, likelihood, sample, train"),
         (["sample", "x", "--stpes", "5", "--out", "a.png"], "unexpected '--stpes'; did you mean '--steps'?"),
         (["sample", "x", "--wieghts=ema"], "unexpected '--wieghts'; did you mean '--weights'?"),
         (["train", "x", "--outt", "y"], "unexpected '--outt'; did you mean '--out'?"),

@@ -205,8 +205,8 @@ def test_labels(run: Run, real: Dataset, monkeypatch: pytest.MonkeyPatch) -> Non
         ([5, 6, 7, 8, 9], few.labels[:5].tolist()),
         ([10, 11, 12], [*few.labels[5:].tolist(), *few.labels[:2].tolist()]),
     ]
-    assert told(replace(few, labels=None, classes=()), 3) == [([0, 1, 2], [0, 1, 2])]
-    assert told(replace(few, classes=("a", "b")), 3) == [([0, 1, 2], [0, 1, 2])]
+    assert told(tiny.other(few, labels=None, classes=()), 3) == [([0, 1, 2], [0, 1, 2])]
+    assert told(tiny.other(few, classes=("a", "b")), 3) == [([0, 1, 2], [0, 1, 2])]
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ def test_what_makes_no_sense_is_told_at_once(
 
 
 def test_pictures_that_do_not_fit(run: Run, real: Dataset, tmp_path: Path) -> None:
-    wide = replace(real, images=np.zeros((5, 3, 8, 8), np.uint8), labels=None, classes=())
+    wide = tiny.other(real, images=np.zeros((5, 3, 8, 8), np.uint8), labels=None, classes=())
     with pytest.raises(WrongUse, match="the pictures are of shape 3x8x8 and the model's of 1x8x8"):
         next(compare(run, wide))
     with pytest.raises(WrongUse, match="3 pictures to compare with: two halves are needed"):
@@ -316,7 +316,7 @@ def test_data_that_is_gone_or_holds_no_pictures(say: Say, tmp_path: Path) -> Non
     for k in range(4):
         Image.fromarray(tiny.digits().images[k, 0]).save(pictures / f"{k}.png")
     change = {"data": {"path": str(pictures), "class_names": []}}
-    bare = replace(tiny.digits(), labels=None, classes=())
+    bare = tiny.other(tiny.digits(), labels=None, classes=())
     tiny.run(tiny.config(change, steps=1), tmp_path / "run", pictures=bare)
     words = ["--samplers", "ddim", "--steps", "2"]
     (pictures / "bad.png").write_bytes(b"\x89PNG nonsense")

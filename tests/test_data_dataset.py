@@ -2,15 +2,23 @@
 
 import io
 import math
+import multiprocessing
+import os
+import signal
 import tempfile
+import threading
+import time
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from fromnoise.data import Dataset, Digits, Fit, Folder, load, stratified_split
+from fromnoise.data import Dataset, Digits, Fit, Folder, Source, Unreadable, load, stratified_split
+from fromnoise.data import ahead as ahead_module
 from fromnoise.data import memory as memory_module
 from fromnoise.data import storage as storage_module
 from fromnoise.data.memory import available_memory
@@ -147,12 +155,21 @@ def test_the_temporary_file_has_no_name_and_every_set_its_own(tmp_path: Path, mo
     (tmp_path / "tmp").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     monkeypatch.setattr(storage_module, "available_memory", lambda: 0)
-    dataset = load(Folder(tmp_path / "data"), FIT)
-    assert _is_mapped(dataset.images) and list((tmp_path / "tmp").iterdir()) == []
-    whole = dataset.images.copy()
-    part = dataset.subset(range(6))
-    part.images[:] = 0  # writeable, as torch wants arrays to be
-    np.testing.assert_array_equal(dataset.images, whole)
+    one, other = load(Folder(tmp_path / "data"), FIT), load(Folder(tmp_path / "data"), FIT)
+    assert _is_mapped(one.images) and list((tmp_path / "tmp").iterdir()) == []
+    whole = one.images.copy()
+    other.images[:] = 0  # writeable, as torch wants arrays to be
+    np.testing.assert_array_equal(one.images, whole)
+
+
+def test_a_temporary_file_larger_than_memory_is_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As much as memory has in all and again: a private mapping of that the system refuses (Linux, by default)."""
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with closing(storage_module.Spill(2, (2 * pages,))) as store:
+        store._file.truncate(4 * pages)  # sparse
+        store._filled = 2
+        images = store.finish()
+        assert images.shape == (2, 2 * pages) and images[1, -1] == 0
 
 
 def test_memory_is_used_up_to_half_of_what_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,21 +203,70 @@ def test_subset(tmp_path: Path, anywhere: str) -> None:
     chosen = [28, 2, 13, 14]
     part = dataset.subset(torch.tensor(chosen))
     np.testing.assert_array_equal(part.images, whole[chosen])
-    assert part.labels.tolist() == [1, 0, 0, 1] and part.classes == dataset.classes
+    np.testing.assert_array_equal(part.batch([3, 0]).numpy(), whole[[14, 28]])
+    assert part.labels.tolist() == [1, 0, 0, 1] and part.classes == dataset.classes and part.shape == (3, 4, 5)
     assert len(dataset.skipped) == 1 and part.skipped == ()
-    assert _is_mapped(part.images) == (anywhere == "file")
-    assert len(dataset.subset([])) == 0
+    np.testing.assert_array_equal(part.subset([2, -1]).images, whole[[13, 14]])
+    assert len(dataset.subset([])) == 0 == len(dataset.subset([]).images)
+    for beyond in (lambda: part.batch([4]), lambda: part.subset([4]), lambda: dataset.subset([29])):
+        with pytest.raises(IndexError):
+            beyond()
 
 
-def test_fingerprint_tells_pixels_labels_and_shape_apart() -> None:
-    def fingerprint(images: np.ndarray, labels: list[int] | None = None) -> str:
+def test_a_part_copies_no_pictures(tmp_path: Path, anywhere: str) -> None:
+    make(tmp_path, 30)
+    dataset = load(Folder(tmp_path), FIT)
+    assert np.shares_memory(dataset.subset(range(5, 9)).images, dataset.images)
+    assert np.shares_memory(dataset.subset([9, 1, 4]).subset([2]).images, dataset.images)
+
+
+class Told(Source):
+    """Pictures of which everything is known; every third is damaged."""
+
+    labels = (0, 1, 1, 0, 1, 0)
+    classes = ("cat", "dog")
+    captions = ("a cat", "a dog", "", "two cats", "wörter", "\udcff")
+    values = ((0.5, 1.0), (1.5, 2.0), (2.5, 3.0), (3.5, 4.0), (4.5, 5.0), (5.5, 6.0))
+    value_names = ("age", "weight")
+    remarks = ("something was noticed",)
+
+    def __len__(self) -> int:
+        return 6
+
+    def name(self, index: int) -> str:
+        return f"picture {index}"
+
+    def identity(self, index: int) -> str:
+        return self.name(index)
+
+    def read(self, index: int) -> np.ndarray:
+        if index % 3 == 0:
+            raise Unreadable(self.name(index), "damaged")
+        return np.full((4, 5, 3), index, np.uint8)
+
+
+def test_what_is_known_goes_with_its_picture() -> None:
+    dataset = load(Told(), FIT)
+    assert dataset.images[:, 0, 0, 0].tolist() == [1, 2, 4, 5]
+    assert dataset.labels.tolist() == [1, 1, 1, 0] and dataset.captions == ("a dog", "", "wörter", "\udcff")
+    assert dataset.values.tolist() == [[1.5, 2], [2.5, 3], [4.5, 5], [5.5, 6]] and dataset.values.dtype == torch.float32
+    assert dataset.value_names == ("age", "weight") and dataset.remarks == ("something was noticed",)
+    part = dataset.subset([3, 1])
+    assert part.captions == ("\udcff", "") and part.values.tolist() == [[5.5, 6], [2.5, 3]]
+    assert part.value_names == ("age", "weight") and part.labels.tolist() == [0, 1]
+
+
+def test_fingerprint_tells_everything_that_is_trained_on_apart() -> None:
+    def fingerprint(images: np.ndarray, labels: list[int] | None = None, **known: Any) -> str:
         given = None if labels is None else torch.tensor(labels)
-        return Dataset(images=images, labels=given, classes=()).fingerprint
+        return Dataset(images=images, labels=given, **known).fingerprint
 
     images = RNG.integers(0, 256, (6, 1, 4, 4), dtype=np.uint8)
     touched = images.copy()
     touched[5, 0, 3, 3] ^= 1
     labels = [0, 1, 2, 0, 1, 2]
+    values = torch.arange(12.0).reshape(6, 2)
+    captions = tuple("abcdef")
     prints = [
         fingerprint(images),
         fingerprint(touched),
@@ -210,6 +276,14 @@ def test_fingerprint_tells_pixels_labels_and_shape_apart() -> None:
         fingerprint(images, labels),
         fingerprint(images, labels[::-1]),
         fingerprint(images, [0] * 6),
+        fingerprint(images, values=values),
+        fingerprint(images, values=values.flip(0)),
+        fingerprint(images, values=values.reshape(6, 2)[:, :1]),
+        fingerprint(images, labels, values=values),
+        fingerprint(images, captions=captions),
+        fingerprint(images, captions=captions[::-1]),
+        fingerprint(images, captions=("ab", "", *captions[2:])),
+        fingerprint(images, rows=np.array([0, 1, 2, 3, 5, 4])),
     ]
     assert len(set(prints)) == len(prints)
     assert all(len(one) == 32 and int(one, 16) >= 0 for one in prints)
@@ -221,12 +295,102 @@ def test_fingerprint_is_the_same_wherever_and_however_often_it_is_loaded(
 ) -> None:
     make(tmp_path, 50)
     source = Folder(tmp_path, classes=True)
-    prints = {load(source, FIT).fingerprint for _ in range(3)}
+    loaded = [load(source, FIT) for _ in range(3)]
     monkeypatch.setattr(storage_module, "available_memory", lambda: 0)
-    prints.add(load(source, FIT).fingerprint)
-    monkeypatch.setattr("fromnoise.data.dataset._BLOCK", 100)  # in many blocks: the same digest
-    prints.add(load(source, FIT).fingerprint)
-    assert len(prints) == 1
+    loaded.append(load(source, FIT))
+    first = loaded[0]
+    loaded.append(Dataset(images=first.images, labels=first.labels, classes=first.classes))  # digests made afterwards
+    turned = first.images[::-1].copy()
+    loaded.append(Dataset(images=turned, labels=first.labels.flip(0)).subset(range(49, -1, -1)))
+    assert len({dataset.fingerprint for dataset in loaded}) == 1
+
+
+# ------------------------------------------------------------------------------------------- threads and processes
+
+
+class Slow(Source):
+    """Pictures of which picture k is k everywhere; reading one says which process did, and does what it is told to."""
+
+    def __init__(self, root: Path, count: int, doing: str = "") -> None:
+        self.root, self.count, self.doing = root, count, doing
+
+    def __len__(self) -> int:
+        return self.count
+
+    def name(self, index: int) -> str:
+        return f"picture {index}"
+
+    def identity(self, index: int) -> str:
+        return self.name(index)
+
+    def read(self, index: int) -> np.ndarray:
+        (self.root / str(os.getpid())).touch()
+        if index == 50 and self.doing == "damaged":
+            raise Unreadable(self.name(index), "damaged")
+        if index == 50 and self.doing == "wrong":
+            raise ZeroDivisionError("a mistake of ours")
+        if index == 50 and self.doing == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if index > 50 and self.doing == "hanging":
+            time.sleep(60)
+        return np.full((4, 5, 3), index, np.uint8)
+
+
+@pytest.fixture
+def copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes are worth it however little there is to do."""
+    monkeypatch.setattr(ahead_module, "_WORTH_IT", 0.0)
+    monkeypatch.setattr(ahead_module, "_LONG", math.inf)
+    monkeypatch.setattr(ahead_module, "_cores", lambda: 3)
+    monkeypatch.setattr(ahead_module, "_MOST", 7)
+
+
+@pytest.mark.usefixtures("copied")
+def test_copies_of_the_process_decode_the_same_in_the_same_order(tmp_path: Path) -> None:
+    dataset = load(Slow(tmp_path, 200, "damaged"), FIT)
+    assert dataset.images[:, 0, 0, 0].tolist() == [k for k in range(200) if k != 50]
+    assert [str(error) for error in dataset.skipped] == ["picture 50: damaged"]
+    assert len(list(tmp_path.iterdir())) == 4  # this one looked at the first few
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.usefixtures("copied")
+def test_a_source_with_an_open_file_or_a_lock_is_read_in_this_process(tmp_path: Path) -> None:
+    with (tmp_path / "file").open("wb") as file:
+        for held in (file, threading.Lock(), {"deep": [threading.local()]}):
+            source = Slow(tmp_path, 100)
+            source.held = held  # type: ignore[attr-defined]
+            assert len(load(source, FIT)) == 100
+    assert {file.name for file in tmp_path.iterdir()} == {"file", str(os.getpid())}
+
+
+@pytest.mark.usefixtures("copied")
+def test_a_mistake_in_a_copy_comes_out_here(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError, match="a mistake of ours"):
+        load(Slow(tmp_path, 200, "wrong"), FIT)
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.usefixtures("copied")
+def test_a_picture_that_kills_its_decoder_is_skipped_by_name(tmp_path: Path) -> None:
+    dataset = load(Slow(tmp_path, 200, "killed"), FIT)
+    assert dataset.images[:, 0, 0, 0].tolist() == [k for k in range(200) if k != 50]
+    (error,) = dataset.skipped
+    assert error.name == "picture 50" and "SIGKILL" in error.why
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.usefixtures("copied")
+def test_an_interruption_leaves_no_process_behind(tmp_path: Path) -> None:
+    def interrupt(done: int, total: int) -> None:
+        if done == 40:
+            raise KeyboardInterrupt
+
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        load(Slow(tmp_path, 200, "hanging"), FIT, progress=interrupt)
+    assert time.monotonic() - start < 30
+    assert multiprocessing.active_children() == []
 
 
 def test_digits_load_whole() -> None:

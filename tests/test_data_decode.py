@@ -8,15 +8,17 @@ import struct
 import threading
 import warnings
 import zlib
+from collections.abc import Callable
 from fractions import Fraction
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from fromnoise.data import SUFFIXES, Unreadable, decode
 from fromnoise.data.decode import FORMATS
 from fromnoise.data.quiet import pillow_quiet
+from fromnoise.data.remark import Remark, remarks, summed_up
 
 RNG = np.random.default_rng(7)
 RGB = RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)
@@ -259,6 +261,178 @@ def test_animated_webp_and_multipage_tiff_give_the_first() -> None:
         with Image.open(io.BytesIO(data)) as image:
             assert getattr(image, "n_frames", 1) == 2
         np.testing.assert_array_equal(read(data)[..., :3], RGB)
+
+
+# --------------------------------------------------------------------------------------------------------- profiles
+
+# fmt: off
+# Primaries as seen under D50 (columns: red, green, blue; rows: X, Y, Z): of sRGB, and of Adobe RGB (1998).
+SRGB = np.array([
+    [0.4360747, 0.3850649, 0.1430804], [0.2225045, 0.7168786, 0.0606169], [0.0139322, 0.0971045, 0.7141733],
+])
+WIDE = np.array([
+    [0.6097559, 0.2052401, 0.1492240], [0.3111242, 0.6256560, 0.0632197], [0.0194811, 0.0608902, 0.7448387],
+])
+# fmt: on
+WHITE = np.array([0.9642, 1.0, 0.8249])
+
+
+def icc(space: bytes, connection: bytes, kind: bytes, tags: dict[bytes, bytes]) -> bytes:
+    """A profile of version 2 with these tags (ICC.1:2001-04, 6.1 and 6.2)."""
+    table, body, start = b"", b"", 128 + 4 + 12 * len(tags)
+    for name, data in tags.items():
+        table += name + struct.pack(">II", start + len(body), len(data))
+        body += data + bytes(-len(data) % 4)
+    white = b"".join(fixed(value) for value in WHITE)
+    head = struct.pack(">II", start + len(body), 0) + struct.pack(">I", 0x02400000) + kind + space + connection
+    head += struct.pack(">6H", 2020, 1, 1, 0, 0, 0) + b"acsp" + bytes(28) + white + bytes(48)
+    return head + struct.pack(">I", len(tags)) + table + body
+
+
+def fixed(value: float) -> bytes:
+    return struct.pack(">i", round(value * 65536))
+
+
+def gamma(power: float) -> bytes:
+    return b"curv" + bytes(4) + struct.pack(">IH", 1, round(power * 256))
+
+
+def xyz(values: np.ndarray) -> bytes:
+    return b"XYZ " + bytes(4) + b"".join(fixed(value) for value in values)
+
+
+def rgb_profile(primaries: np.ndarray, power: float) -> bytes:
+    tags = {name + b"XYZ": xyz(column) for name, column in zip((b"r", b"g", b"b"), primaries.T, strict=True)}
+    tags |= {name + b"TRC": gamma(power) for name in (b"r", b"g", b"b")}
+    return icc(b"RGB ", b"XYZ ", b"mntr", {**tags, b"wtpt": xyz(WHITE)})
+
+
+def grey_profile(power: float) -> bytes:
+    return icc(b"GRAY", b"XYZ ", b"mntr", {b"kTRC": gamma(power), b"wtpt": xyz(WHITE)})
+
+
+def inks(cyan: int, magenta: int, yellow: int, black: int) -> tuple[float, float, float]:
+    """The colour of inks, each there or not, as a made-up printer prints them: L*, a*, b*, from paper to black."""
+    if black:
+        return 0, 0, 0
+    return 100 - 20 * cyan - 22 * magenta - 6 * yellow, 14 * magenta - 13 * cyan, 20 * yellow - 10 * cyan - 6 * magenta
+
+
+def cmyk_profile() -> bytes:
+    """The table of `inks`, in 16 bits (lut16Type; Lab as version 2 encodes it); cyan changes slowest."""
+    corners = [inks(*(k >> 3 & 1, k >> 2 & 1, k >> 1 & 1, k & 1)) for k in range(16)]
+    table = [value for lab in corners for value in (lab[0] * 652.8, (lab[1] + 128) * 256, (lab[2] + 128) * 256)]
+    straight = struct.pack(">2H", 0, 65535)
+    lut = b"mft2" + bytes(4) + bytes([4, 3, 2, 0]) + b"".join(fixed(v) for v in np.eye(3).reshape(-1))
+    lut += struct.pack(">2H", 2, 2) + straight * 4 + struct.pack(">48H", *map(round, table)) + straight * 3
+    return icc(b"CMYK", b"Lab ", b"prtr", {b"A2B0": lut, b"wtpt": xyz(WHITE)})
+
+
+def shown(linear_xyz: np.ndarray) -> np.ndarray:
+    """(N, 3) of X, Y, Z under D50 as sRGB from 0 to 255 (IEC 61966-2-1), what lies outside clipped."""
+    linear = (linear_xyz @ np.linalg.inv(SRGB).T).clip(0, 1)
+    return 255 * np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+
+
+def lab_to_xyz(lab: tuple[float, float, float]) -> np.ndarray:
+    y = (lab[0] + 16) / 116
+    f = np.array([y + lab[1] / 500, y, y - lab[2] / 200])
+    return np.where(f > 6 / 29, f**3, 3 * (6 / 29) ** 2 * (f - 4 / 29)) * WHITE
+
+
+CARRIERS = [("PNG", {}), ("TIFF", {}), ("WEBP", {"lossless": True, "exact": True})]
+
+
+@pytest.mark.parametrize(("kind", "options"), CARRIERS)
+@pytest.mark.parametrize("alpha", [False, True])
+def test_colours_of_a_profile_become_srgb(kind: str, options: dict[str, object], alpha: bool) -> None:
+    array = RNG.integers(0, 256, (40, 30, 4 if alpha else 3), dtype=np.uint8)
+    data = saved(Image.fromarray(array), kind, icc_profile=rgb_profile(WIDE, 563 / 256), **options)
+    with remarks() as said:
+        picture = read(data)
+    expected = shown((array[..., :3].reshape(-1, 3) / 255) ** (563 / 256) @ WIDE.T)
+    off = np.abs(picture[..., :3].reshape(-1, 3) - expected)
+    assert off.max() <= 2.5 and off.mean() < 0.5 and said == []
+    np.testing.assert_array_equal(picture[..., 3:], array[..., 3:])
+    assert np.abs(expected - array[..., :3].reshape(-1, 3)).max() > 50  # without it, it would be quite another picture
+
+
+def test_a_palette_is_in_its_profiles_colours() -> None:
+    palette = RNG.integers(0, 256, (16, 3), dtype=np.uint8)
+    samples = RNG.integers(0, 16, (9, 9, 1))
+    body = b"made up\0\0" + zlib.compress(rgb_profile(WIDE, 1.0))
+    picture = read(png(samples, 4, 3, (b"iCCP", body), (b"PLTE", palette.tobytes())))
+    expected = shown(palette[samples[..., 0]].reshape(-1, 3) / 255 @ WIDE.T)
+    assert np.abs(picture.reshape(-1, 3) - expected).max() <= 2.5
+
+
+@pytest.mark.parametrize("power", [1.0, 1.75])
+@pytest.mark.parametrize("profile", [grey_profile, lambda power: rgb_profile(SRGB, power)])
+@pytest.mark.parametrize("form", ["grey", "grey and alpha", "16 bit"])
+def test_greys_of_a_profile_become_those_of_srgb(form: str, profile: Callable[[float], bytes], power: float) -> None:
+    levels = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    both = np.stack([levels, levels.T], axis=-1)
+    stored = {"grey": levels, "grey and alpha": both, "16 bit": levels * np.uint16(257)}
+    picture = read(saved(Image.fromarray(stored[form]), "PNG", icc_profile=profile(power)))
+    expected = shown(((levels.reshape(-1, 1) / 255) ** power) * WHITE)[:, 1]
+    assert np.abs(picture[..., 0].reshape(-1) - expected).max() <= 1.5
+    assert picture.shape[-1] == (2 if form == "grey and alpha" else 1)
+    np.testing.assert_array_equal(picture[..., 1:], both[..., 1 : picture.shape[-1]])
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
+def test_pixels_stay_exact_under_the_profile_of_srgb_itself(mode: str) -> None:
+    array = {"L": GREY, "RGB": RGB, "RGBA": RGBA}[mode]
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    data = saved(Image.fromarray(array), "PNG", icc_profile=profile)
+    assert b"iCCP" in data
+    np.testing.assert_array_equal(read(data).squeeze(), array)
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "JPEG"])
+def test_cmyk_is_printed_by_its_profile(kind: str) -> None:
+    options = {"quality": 100} if kind == "JPEG" else {}
+    for k in range(16):
+        there = (k >> 3 & 1, k >> 2 & 1, k >> 1 & 1, k & 1)
+        image = Image.new("CMYK", (8, 8), tuple(255 * ink for ink in there))
+        picture = read(saved(image, kind, icc_profile=cmyk_profile(), **options))
+        expected = shown(lab_to_xyz(inks(*there))[None])[0]
+        assert picture.shape == (8, 8, 3) and np.abs(picture - expected).max() <= (4 if kind == "JPEG" else 2)
+
+
+WRONG = {
+    "rubbish": b"this is no profile" * 20,
+    "cut short": rgb_profile(WIDE, 2.0)[:300],
+    "of grey": grey_profile(1.0),
+    "of inks": cmyk_profile(),
+    "of a link": icc(b"RGB ", b"RGB ", b"link", {b"wtpt": xyz(WHITE)}),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_profile_that_cannot_be_used_costs_no_more_than_a_remark(wrong: str) -> None:
+    data = saved(Image.fromarray(RGBA), "PNG", icc_profile=WRONG[wrong])
+    with remarks() as said:
+        np.testing.assert_array_equal(read(data), RGBA)
+    assert [remark.name for remark in said] == ["x.png"] and "colour profile" in said[0].what
+    np.testing.assert_array_equal(read(data), RGBA)  # nobody listens: nobody is told
+
+
+def test_inks_with_the_profile_of_a_screen_are_converted_without_it() -> None:
+    image = Image.fromarray(RNG.integers(0, 256, (6, 6, 4), dtype=np.uint8), "RGBA")
+    image = Image.frombytes("CMYK", image.size, image.tobytes())
+    with remarks() as said:
+        picture = read(saved(image, "TIFF", icc_profile=rgb_profile(WIDE, 2.0)))
+    np.testing.assert_array_equal(picture, read(saved(image, "TIFF")))
+    assert len(said) == 1
+
+
+def test_remarks_are_summed_up_by_matter() -> None:
+    said = [Remark(f"{k}.png", "that are odd") for k in range(5)] + [Remark("a\n.png", "without a frame")]
+    assert summed_up(said) == (
+        "5 pictures that are odd: 0.png; 1.png; 2.png; and 2 more",
+        "1 picture without a frame: 'a\\n.png'",
+    )
 
 
 # ------------------------------------------------------------------------------------------------------ orientation

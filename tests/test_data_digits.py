@@ -1,10 +1,10 @@
-"""The embedded digits against scikit-learn's, and the split that holds some of them out."""
+"""The embedded pictures: digits against scikit-learn's, emoji against what they show; and a split of them."""
 
 import numpy as np
 import pytest
 from sklearn import datasets
 
-from fromnoise.data import Digits, stratified_split
+from fromnoise.data import Digits, Emoji, Source, open_source, stratified_split
 from fromnoise.errors import WrongUse
 
 
@@ -21,10 +21,79 @@ def test_digits_are_scikit_learns_value_by_value() -> None:
     assert ours.classes == tuple("0123456789")
 
 
-def test_a_digit_read_is_a_copy() -> None:
-    digits = Digits()
-    digits.read(5)[:] = 77
-    assert (digits.read(5) != 77).any()
+@pytest.mark.parametrize("source", [Digits(), Emoji()])
+def test_a_picture_read_is_a_copy_and_identities_are_their_own(source: Source) -> None:
+    identity = source.identity(5)
+    source.read(5)[:] = 77
+    assert (source.read(5) != 77).any() and source.identity(5) == identity
+    assert len({source.identity(k) for k in range(len(source))}) == len(source)
+    assert source.fingerprint == type(source)().fingerprint != "" and source.remarks == ()
+
+
+# How many entries of each category emoji.json of emoji-datasource-google 16.0.0 has.
+CATEGORIES = {
+    "Smileys & Emotion": 169,
+    "People & Body": 386,
+    "Component": 5,
+    "Animals & Nature": 159,
+    "Food & Drink": 131,
+    "Travel & Places": 218,
+    "Activities": 85,
+    "Objects": 264,
+    "Symbols": 224,
+    "Flags": 270,
+}
+
+
+def test_emoji_have_their_categories_and_names() -> None:
+    emoji = open_source("emoji")
+    assert isinstance(emoji, Emoji) and len(emoji) == 1911 and set(emoji.classes) == set(CATEGORIES)
+    assert emoji.labels is not None and emoji.captions is not None
+    counts = np.bincount(emoji.labels).tolist()
+    assert dict(zip(emoji.classes, counts, strict=True)) == CATEGORIES
+    assert all(caption == caption.lower() and caption.isprintable() for caption in emoji.captions)
+    for caption, category in (("pineapple", "Food & Drink"), ("japan flag", "Flags"), ("octopus", "Animals & Nature")):
+        index = emoji.captions.index(caption)
+        assert emoji.classes[emoji.labels[index]] == category and emoji.name(index) == f"emoji {index} ({caption})"
+
+
+def test_emoji_show_what_they_are_called() -> None:
+    emoji = Emoji()
+
+    def colour(caption: str, row: int = 16, column: int = 16) -> tuple[int, int, int]:
+        """Of the opaque pixels in the 5x5 around a place, on average."""
+        picture = emoji.read(emoji.captions.index(caption))[row - 2 : row + 3, column - 2 : column + 3].reshape(-1, 4)
+        return tuple(picture[picture[:, 3] == 255, :3].mean(axis=0).tolist())
+
+    for caption, (r, g, b) in {
+        "large red square": (1, 0, 0),
+        "large green square": (0, 1, 0),
+        "large blue square": (0, 0, 1),
+        "large yellow square": (1, 1, 0),
+        "japan flag": (1, 0, 0),
+        "grinning face": (1, 1, 0),
+    }.items():
+        red, green, blue = colour(caption)
+        bright, dark = [], []
+        for value, wanted in ((red, r), (green, g), (blue, b)):
+            (bright if wanted else dark).append(value)
+        assert min(bright) > max(dark) + 40, caption
+    assert min(colour("japan flag", column=4)) > 200  # white beside the disc: rows and columns are not mixed up
+    france = [colour("france flag", column=column) for column in (5, 16, 27)]
+    assert france[0][2] > france[0][0] + 60 and min(france[1]) > 200 and france[2][0] > france[2][2] + 60
+    up, down = (
+        emoji.read(emoji.captions.index(f"{word}-pointing red triangle"))[..., 3].astype(int).sum(axis=1)
+        for word in ("up", "down")
+    )
+    assert up[:16].sum() < up[16:].sum() and down[:16].sum() > down[16:].sum()  # upright
+
+
+def test_nothing_is_hidden_under_transparent_pixels() -> None:
+    emoji = Emoji()
+    pictures = np.stack([emoji.read(k) for k in range(0, len(emoji), 7)])
+    assert pictures.shape[1:] == (32, 32, 4) and pictures.dtype == np.uint8
+    clear = pictures[..., 3] == 0
+    assert 0.2 < clear.mean() < 0.45 and (pictures[clear][:, :3] == 0).all()
 
 
 @pytest.mark.parametrize("held_out", [0.1, 0.25, 0.5, 0.9])

@@ -1,5 +1,6 @@
 """What the network sees of a picture, against the filter written out as a matrix in float64 and exact fractions."""
 
+from collections.abc import Callable
 from fractions import Fraction
 
 import numpy as np
@@ -7,32 +8,59 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from PIL.Image import Resampling
 
 from fromnoise.data import Fit, Source, Unreadable, auto_channels
-from fromnoise.data.fit import composite
+from fromnoise.data.fit import FILTERS, composite
+from fromnoise.data.placement import PLACEMENTS
 from fromnoise.errors import WrongUse
 
 RNG = np.random.default_rng(11)
+FITS = tuple(PLACEMENTS)
 
 
 def noise(*shape: int) -> np.ndarray:
     return RNG.integers(0, 256, shape, dtype=np.uint8)
 
 
-def lanczos(size: int, target: int, scale: float) -> np.ndarray:
-    """(target, size): rows of weights that resize a centred part of ``size`` pixels, ``scale`` of them to one."""
-    start = (size - target * scale) / 2
+def _cubic(x: np.ndarray) -> np.ndarray:
+    """Keys, 1981, with a = -1/2."""
+    x = np.abs(x)
+    return np.where(x < 1, 1.5 * x**3 - 2.5 * x**2 + 1, np.where(x < 2, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2, 0))
+
+
+KERNELS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "lanczos": lambda x: np.where(np.abs(x) < 3, np.sinc(x) * np.sinc(x / 3), 0),
+    "bicubic": _cubic,
+    "bilinear": lambda x: (1 - np.abs(x)).clip(0),
+    "box": lambda x: ((x > -0.5) & (x <= 0.5)).astype(float),
+}
+
+
+def weights(size: int, target: int, start: float, scale: float, kernel: str = "lanczos") -> np.ndarray:
+    """(target, size): what each of ``size`` pixels counts where ``scale`` of them, from ``start`` on, become one."""
     width = max(scale, 1.0)  # shrinking widens the kernel: that is the antialiasing
     centres = start + (np.arange(target) + 0.5) * scale
-    x = (np.arange(size) + 0.5 - centres[:, None]) / width
-    weights = np.where(np.abs(x) < 3, np.sinc(x) * np.sinc(x / 3), 0)
-    return weights / weights.sum(axis=1, keepdims=True)
+    each = KERNELS[kernel]((np.arange(size) + 0.5 - centres[:, None]) / width)
+    return each / each.sum(axis=1, keepdims=True)
 
 
-def resized(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+def resized(picture: np.ndarray, height: int, width: int, kernel: str = "lanczos") -> np.ndarray:
     """(H, W, C) in float64 to (height, width, C), covering the target, without any rounding."""
     scale = min(picture.shape[0] / height, picture.shape[1] / width)
-    rows, columns = lanczos(picture.shape[0], height, scale), lanczos(picture.shape[1], width, scale)
+    rows, columns = (
+        weights(size, target, (size - target * scale) / 2, scale, kernel)
+        for size, target in zip(picture.shape[:2], (height, width), strict=True)
+    )
+    return np.einsum("hH,wW,HWc->hwc", rows, columns, picture.astype(np.float64))
+
+
+def stretched(picture: np.ndarray, height: int, width: int, kernel: str = "lanczos") -> np.ndarray:
+    """All of (H, W, C) to (height, width, C), in float64."""
+    rows, columns = (
+        weights(size, target, 0, size / target, kernel)
+        for size, target in zip(picture.shape[:2], (height, width), strict=True)
+    )
     return np.einsum("hH,wW,HWc->hwc", rows, columns, picture.astype(np.float64))
 
 
@@ -47,16 +75,99 @@ SIZES = [
 ]
 
 
-@pytest.mark.parametrize(("size", "target"), SIZES)
+@pytest.mark.parametrize(
+    ("kernel", "size", "target"),
+    # A box that ends in the middle of a pixel takes it or leaves it: for 33 / 17 that hangs on the last bit.
+    [(kernel, *sizes) for kernel in KERNELS for sizes in SIZES if (kernel, sizes[0]) != ("box", (45, 33))],
+)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_resize_is_the_antialiased_filter_on_the_centred_part(
-    size: tuple[int, int], target: tuple[int, int], channels: int
+    kernel: str, size: tuple[int, int], target: tuple[int, int], channels: int
 ) -> None:
     picture = noise(*size, channels)
-    fitted = Fit(height=target[0], width=target[1], channels=channels)(picture)
+    fitted = Fit(height=target[0], width=target[1], channels=channels, filter=kernel)(picture)
     assert fitted.dtype == np.uint8 and fitted.shape == (channels, *target) and fitted.flags.c_contiguous
-    expected = np.clip(resized(picture, *target), 0, 255)
+    expected = np.clip(resized(picture, *target, kernel), 0, 255)
     assert np.abs(fitted.transpose(1, 2, 0) - expected).max() <= 0.501  # rounded, once
+
+
+@pytest.mark.parametrize(("size", "target"), SIZES)
+@pytest.mark.parametrize("kernel", [*KERNELS, "nearest"])
+def test_resize_is_what_pillow_makes_of_floats(kernel: str, size: tuple[int, int], target: tuple[int, int]) -> None:
+    """Bit for bit; on bytes Pillow rounds twice."""
+    picture = noise(*size, 1)
+    floats = Image.fromarray(picture[..., 0].astype(np.float32))
+    pillow = floats.resize((target[1], target[0]), getattr(Resampling, kernel.upper()))
+    fitted = Fit(height=target[0], width=target[1], channels=1, fit="stretch", filter=kernel)(picture)[0]
+    np.testing.assert_array_equal(fitted, np.rint(np.asarray(pillow).clip(0, 255)))
+
+
+@pytest.mark.parametrize(("size", "target"), SIZES)
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_stretch_shows_all_of_the_picture_on_all_of_the_canvas(
+    kernel: str, size: tuple[int, int], target: tuple[int, int], channels: int
+) -> None:
+    picture = noise(*size, channels)
+    fitted = Fit(height=target[0], width=target[1], channels=channels, fit="stretch", filter=kernel)(picture)
+    expected = np.clip(stretched(picture, *target, kernel), 0, 255)
+    assert fitted.shape == (channels, *target) and np.abs(fitted.transpose(1, 2, 0) - expected).max() <= 0.501
+
+
+# Of each size and target: what the picture measures on the canvas.
+SHOWN = [
+    ((40, 40), (16, 16), (16, 16)),
+    ((50, 31), (8, 8), (8, 5)),  # 31 · 8 / 50 = 4.96
+    ((31, 50), (8, 8), (5, 8)),
+    ((45, 33), (10, 17), (10, 7)),  # 33 · 10 / 45 = 7.33
+    ((9, 14), (20, 20), (13, 20)),  # 9 · 20 / 14 = 12.86
+    ((1, 1), (4, 6), (4, 4)),
+    ((2, 90), (16, 16), (1, 16)),  # 0.36: a row is the least there is
+    ((16, 12), (16, 16), (16, 12)),
+    ((16, 13), (16, 16), (16, 13)),
+]
+
+
+@pytest.mark.parametrize(("size", "target", "shown"), SHOWN)
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_pad_shows_all_of_the_picture_in_the_middle_of_the_background(
+    channels: int, size: tuple[int, int], target: tuple[int, int], shown: tuple[int, int]
+) -> None:
+    picture, background = noise(*size, min(channels, 3)), (10, 200, 90)
+    fit = Fit(height=target[0], width=target[1], channels=channels, background=background, fit="pad")
+    fitted = fit(picture)
+    top, left = (target[0] - shown[0]) // 2, (target[1] - shown[1]) // 2
+    part = (slice(None), slice(top, top + shown[0]), slice(left, left + shown[1]))
+    expected = np.clip(stretched(picture, *shown), 0, 255)
+    assert np.abs(fitted[part][:3].transpose(1, 2, 0) - expected).max() <= 0.501
+    assert (fitted[part][3:] == 255).all()
+    around = np.ones((channels, *target), bool)
+    around[part] = False
+    luma = np.asarray(Image.new("RGB", (1, 1), background).convert("L")).tolist()[0]
+    empty = {1: luma, 3: list(background), 4: [0, 0, 0, 0]}[channels]
+    assert (fitted[around].reshape(channels, -1) == np.array(empty)[:, None]).all()
+
+
+@pytest.mark.parametrize("own", [1, 2, 3, 4])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_pixels_are_exact_where_nothing_needs_to_be_resized_whatever_the_fit(own: int, channels: int) -> None:
+    picture = noise(12, 12, own)
+    crop = Fit(height=12, width=12, channels=channels)(picture)
+    for name in FILTERS:
+        for fit in FITS:
+            fitted = Fit(height=12, width=12, channels=channels, fit=fit, filter=name)(picture)
+            np.testing.assert_array_equal(fitted, crop)
+    inner = Fit(height=12, width=20, channels=channels, fit="pad")(picture)[:, :, 4:16]
+    np.testing.assert_array_equal(inner, crop)
+    np.testing.assert_array_equal(Fit(height=7, width=12, channels=channels)(picture), crop[:, 2:9])
+
+
+def test_padded_four_channels_keep_their_own_alpha() -> None:
+    picture = noise(6, 3, 4)
+    picture[..., 3] |= 1
+    fitted = Fit(height=6, width=6, channels=4, fit="pad")(picture)
+    np.testing.assert_array_equal(fitted[:, :, 1:4], picture.transpose(2, 0, 1))
+    assert (fitted[:, :, [0, 4, 5]] == 0).all()
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -212,6 +323,9 @@ def test_nothing_is_squashed_and_the_crop_is_centred() -> None:
         ({"channels": 2}, "1 (grey), 3 (RGB), 4 (RGBA)"),
         ({"background": (0, 0, 256)}, "[0, 0, 256]"),
         ({"background": (1, 2)}, "from 0 to 255"),
+        ({"fit": "croped"}, "fit = 'croped'; did you mean 'crop'?"),
+        ({"fit": "zzz"}, "known: crop, pad, stretch"),
+        ({"filter": "Lanczos3"}, "did you mean 'lanczos'?"),
     ],
 )
 def test_wrong_settings_are_told(wrong: dict, told: str) -> None:
@@ -232,6 +346,9 @@ class Pictures(Source):
 
     def name(self, index: int) -> str:
         return f"picture {index}"
+
+    def identity(self, index: int) -> str:
+        return self.name(index)
 
     def read(self, index: int) -> np.ndarray:
         picture = self.pictures[index]

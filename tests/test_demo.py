@@ -2,7 +2,6 @@
 
 import json
 import signal
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -158,7 +157,7 @@ def test_wrong_labels_are_not_confirmed(parts: tuple[Dataset, Dataset]) -> None:
     training, held_out = parts
     shifted = (labels(held_out) + 1) % 10
     assert score(images(held_out), shifted, training, held_out)["confirmed"] < 0.05
-    mislabelled = replace(held_out, labels=shifted)
+    mislabelled = tiny.other(held_out, labels=shifted)
     assert score(images(held_out), labels(held_out), training, mislabelled)["confirmed_real"] < 0.05
 
 

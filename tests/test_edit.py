@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -263,7 +262,7 @@ def test_pictures_in_colour_through_every_door(tmp_path: Path) -> None:
     change: dict[str, Any] = {"data": {"channels": 3, "width": 4, "class_names": []}}
     change |= {"network": {"attention_resolutions": []}}
     colour = np.random.default_rng(0).integers(0, 256, (9, 3, 8, 4), dtype=np.uint8)
-    pictures = replace(tiny.digits(9), images=colour, labels=None, classes=())
+    pictures = tiny.other(tiny.digits(9), images=colour, labels=None, classes=())
     tiny.run(tiny.config(change, steps=2), tmp_path / "run", pictures=pictures)
     run = open_run(tmp_path / "run").sampled_as("dpm_2m", steps=4)
     first, last, hole = torch.from_numpy(colour[:1]), torch.from_numpy(colour[1:2]), HOLE[..., :4]

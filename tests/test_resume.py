@@ -265,13 +265,13 @@ def test_settings_that_no_step_depends_on_may_change(tmp_path: Path) -> None:
 def other_pixels(digits: Dataset) -> Dataset:
     images = digits.images.copy()
     images[3, 0, 4, 4] ^= 1
-    return replace(digits, images=images)
+    return tiny.other(digits, images=images)
 
 
 def other_labels(digits: Dataset) -> Dataset:
     labels = digits.labels.clone()
     labels[5] = (labels[5] + 1) % 10
-    return replace(digits, labels=labels)
+    return tiny.other(digits, labels=labels)
 
 
 def fewer(digits: Dataset) -> Dataset:

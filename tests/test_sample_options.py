@@ -49,7 +49,7 @@ def weak(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def classless(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("classless") / "run"
-    pictures = replace(tiny.digits(), labels=None, classes=())
+    pictures = tiny.other(tiny.digits(), labels=None, classes=())
     tiny.run(tiny.config(SMALL, {"data": {"class_names": []}}, steps=10), out, pictures=pictures)
     return out
 

@@ -53,6 +53,12 @@ def digits(count: int = 40) -> Dataset:
     return load(open_source("digits", classes=False), Fit(height=8, width=8, channels=1)).subset(range(count))
 
 
+def other(pictures: Dataset, **changes: Any) -> Dataset:
+    """The same pictures but for what is changed: images, labels, classes."""
+    known = {"images": pictures.images, "labels": pictures.labels, "classes": pictures.classes}
+    return Dataset(**{**known, **changes})
+
+
 def run(
     settings: Config, out: Path, *, stop_at: int | None = None, pictures: Dataset | None = None
 ) -> list[TrainEvent]:

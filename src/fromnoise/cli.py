@@ -98,12 +98,30 @@ def _parser() -> _Parser:
     demo.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="RUN", help="run folder (runs/demo)")
     _settings(demo)
 
+    inspect = _verb(verbs, "inspect", "what is in a data set, what the network will see of it, and what is broken")
+    inspect.add_argument("data", metavar="DATA", help="pictures in any form; nothing of them is changed")
+    inspect.add_argument(
+        "--out", type=Path, metavar="DIR", help="where the page and the facts go (inspected/ and the name)"
+    )
+    inspect.add_argument(
+        "--resolution", metavar="N|HxW", help="size in pixels to look at them in (what most of them fill)"
+    )
+    inspect.add_argument("--channels", type=int, metavar="C", help="1, 3 or 4 (what they show)")
+    inspect.add_argument("--classes", action="store_true", help="sub-folders are classes")
+    inspect.add_argument("--write-clean", type=Path, metavar="DIR", help="copy the usable pictures into a new folder")
+    inspect.add_argument("--no-copies", action="store_true", help="with --write-clean: of copies only the first")
+
     train = _verb(verbs, "train", "train on a folder of pictures; goes on by itself if RUN exists")
-    train.add_argument("data", metavar="DATA", help='a folder of pictures, or "digits"')
+    train.add_argument(
+        "data", metavar="DATA", help="pictures: a folder, .zip, .npz, .parquet, .tar, hub:…, digits or emoji"
+    )
     train.add_argument("--out", type=Path, metavar="RUN", help="run folder (runs/ and the name of DATA)")
     train.add_argument("--preset", metavar="P", help="a shipped preset or a .toml file (chosen by the pictures' size)")
     train.add_argument("--resolution", metavar="N|HxW", help="size of the pictures in pixels (what most of them fill)")
-    train.add_argument("--classes", action="store_true", help="sub-folders are classes")
+    train.add_argument("--channels", type=int, metavar="C", help="1, 3 or 4 (what the pictures show; 4 keeps alpha)")
+    train.add_argument("--fit", metavar="HOW", help="crop, pad or stretch other proportions (crop)")
+    train.add_argument("--classes", action="store_true", help="sub-folders, or the labels of a table, are classes")
+    train.add_argument("--labels", metavar="TABLE", help="a CSV, JSON or JSONL file with a label or caption a picture")
     train.add_argument("--flip", action="store_true", help="mirror every second picture, by chance")
     train.add_argument("--strict", action="store_true", help="refuse unreadable pictures instead of skipping them")
     length = train.add_mutually_exclusive_group()

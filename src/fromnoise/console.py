@@ -10,6 +10,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from fromnoise.task.compare import Compared, CompareEvent, Comparing
 from fromnoise.task.demo import Scored
+from fromnoise.task.inspect import Comparing as ComparingLooks
+from fromnoise.task.inspect import Inspected, InspectEvent, Inspecting
+from fromnoise.task.inspect_clean import Cleaned, CleanEvent, Cleaning
 from fromnoise.task.likelihood import LikelihoodEvent, MeasuredLikelihood, Scoring
 from fromnoise.task.sample import Drawing, Drawn, SampleEvent
 from fromnoise.task.train import Ended, Measured, Saved, Started, Trained, TrainEvent
@@ -67,14 +70,14 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-Event = TrainEvent | SampleEvent | CompareEvent | LikelihoodEvent | Scored
+Event = TrainEvent | SampleEvent | CompareEvent | LikelihoodEvent | InspectEvent | CleanEvent | Scored
 
 
 def follow(events: Iterable[Event]) -> Event | None:
     """Show the events of a task as they come; returns the last one."""
     last: Event | None = None
     meter: Meter | None = None
-    note = ""
+    note = doing = ""
     try:
         for last in events:
             if isinstance(last, Started):
@@ -95,12 +98,25 @@ def follow(events: Iterable[Event]) -> Event | None:
                 if meter is None:
                     meter = _begin(meter, "comparing", last.total)
                 meter.show(last.done, last.what)
+            elif isinstance(last, Inspecting):
+                if meter is None or last.done == 1:
+                    meter = _begin(meter, "inspecting", last.total)
+                meter.show(last.done, f"{last.unreadable} unreadable" if last.unreadable else "")
+            elif isinstance(last, ComparingLooks | Cleaning):
+                what = "copying" if isinstance(last, Cleaning) else "looking for copies"
+                if meter is None or what != doing:
+                    meter = _begin(meter, what, last.total)
+                doing = what
+                meter.show(last.done)
             elif isinstance(last, Scoring):
                 if meter is None:
                     meter = _begin(meter, "scoring", last.total)
                 bits = "" if last.bits_per_dim is None else f", {last.bits_per_dim:.3f} bits/dim"
                 meter.show(last.done, f"{last.pictures} pictures{bits}")
-            elif isinstance(last, Ended | Drawn | Compared | MeasuredLikelihood) and meter is not None:
+            elif (
+                isinstance(last, Ended | Drawn | Compared | MeasuredLikelihood | Inspected | Cleaned)
+                and meter is not None
+            ):
                 meter = _end(meter)
     finally:
         _end(meter)

@@ -7,8 +7,11 @@ from typing import Any
 from torch import nn
 
 from fromnoise.codec import Codec, Pixels
+from fromnoise.data.conditions import Columns
+from fromnoise.data.fit import FILTERS
+from fromnoise.data.placement import PLACEMENTS
 from fromnoise.denoiser import Clip, Clipping
-from fromnoise.errors import WrongUse
+from fromnoise.errors import WrongUse, nearest
 from fromnoise.ladder import Spacing, UniformLogSNR
 from fromnoise.network import UNet
 from fromnoise.objective import Objective, Simple
@@ -25,17 +28,28 @@ class DataSettings:
     """[data]: which pictures, and what the network sees of them."""
 
     path: str = "digits"
-    """A folder, or "digits" for the embedded ones."""
+    """A folder, a file or a pattern of files, hub:OWNER/NAME, or "digits" or "emoji" for the embedded ones."""
     height: int | None = None
     """In pixels; left out, a size that fits the pictures."""
     width: int | None = None
     """In pixels; left out, as the height."""
     channels: int | None = None
     """1, 3 or 4; left out, 1 if all pictures looked at are grey, else 3."""
+    fit: str = "crop"
+    """What becomes of pictures of other proportions: crop, pad or stretch."""
+    filter: str = "lanczos"
+    """How pixels are weighed in resizing: lanczos, bicubic, bilinear, box or nearest."""
     background: tuple[int, int, int] = (255, 255, 255)
     """What transparent pictures are laid over, unless channels = 4."""
     classes: bool = False
-    """Whether the sub-folders are classes. The embedded digits always have theirs."""
+    """Whether the labels that the pictures have are classes: sub-folders, or what a table says. The embedded pictures
+    always have theirs."""
+    labels: str | None = None
+    """A table of labels, captions or values beside the pictures: CSV, JSON, JSONL, or EDM's dataset.json."""
+    columns: Columns = field(default_factory=Columns)
+    """What the columns of such a table, or of a parquet file, are called."""
+    split: str | None = None
+    """Which split, of a data set that has several."""
     class_names: tuple[str, ...] = ()
     """Found in the data; saved with the run."""
     held_out: float = 0.0
@@ -49,6 +63,10 @@ class DataSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise WrongUse(f"[data] {name} = {value}: must be at least 1 pixel")
+        for name, known in (("fit", PLACEMENTS), ("filter", FILTERS)):
+            if getattr(self, name) not in known:
+                value = getattr(self, name)
+                raise WrongUse(f"[data] {name} = {value!r} is not known; {nearest(value, known)}")
         if self.channels not in {None, 1, 3, 4}:
             raise WrongUse(f"[data] channels = {self.channels}: known are 1 (grey), 3 (RGB) and 4 (RGBA)")
         if not 0 <= self.held_out < 1:

@@ -1,17 +1,18 @@
-"""Every picture of a source, decoded and fitted once, as one array of bytes.
+"""Every picture of a source, decoded and fitted once, as bytes.
 
-Decoding costs more than training on small pictures, so it is done once, in threads (Pillow lets go of Python's lock
-while it works), and the result is kept: N · C · H · W bytes, in memory or in a temporary file (`storage`). The order
-is the source's; pictures that cannot be read leave no gap, they are listed in `Dataset.skipped`.
+Decoding costs more than training on small pictures, so it is done once, by all cores (`decoding`), and what comes of it
+is kept: N · C · H · W bytes, in a cache that outlasts this process (`kept`), or, where there is none, in memory or a
+temporary file (`storage`). The order is the source's; pictures that cannot be read leave no gap, they are listed in
+`Dataset.skipped`.
+
+A set is an array of pictures and a list of which of its rows are meant. So a part of a set copies nothing, and a set
+that is larger than memory is read where it lies: a batch touches the bytes of its own pictures and no others.
 """
 
 import hashlib
-import os
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import final
 
@@ -20,25 +21,32 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fromnoise.data.cache import Cache, NoCache
+from fromnoise.data.decoding import DIGEST, digest
 from fromnoise.data.fit import Fit
+from fromnoise.data.kept import from_cache
 from fromnoise.data.quiet import pillow_quiet
-from fromnoise.data.source import Source, Unreadable
-from fromnoise.data.storage import shelf
+from fromnoise.data.remark import naming
+from fromnoise.data.source import Source, Unreadable, printable
+from fromnoise.data.stored import Progress, Stored, without_cache
 from fromnoise.errors import WrongUse
 
 Indices = Sequence[int] | NDArray[np.integer] | Tensor
 
-_NAMED = 3  # how many unreadable pictures a message names
-_BLOCK = 2**24  # bytes that move at a time where a whole set would be too many
+SMALL = 2**20
+"""Bytes: a set that takes less is decoded anew every time, which is quick, and keeps the cache for what is worth it."""
 
 
 @final
-@dataclass(frozen=True, kw_only=True, eq=False)
 class Dataset:
-    """Pictures as the network sees them, with their labels; made by `load`."""
+    """Pictures as the network sees them, with what is known of them; made by `load`.
 
-    images: NDArray[np.uint8]
-    """(N, C, H, W)."""
+    Args:
+        images: uint8, (S, C, H, W).
+        rows: which of ``images`` the N pictures are, in their order; None: all of them.
+        digests: of the pictures' pixels, (N, 16), where they are known already.
+        labels, classes, captions, values, value_names, skipped, remarks: the attributes of the same name.
+    """
 
     labels: Tensor | None
     """int64, (N,): class numbers; None where pictures have no classes."""
@@ -46,100 +54,177 @@ class Dataset:
     classes: tuple[str, ...]
     """The names of the classes; empty where pictures have none."""
 
-    skipped: tuple[Unreadable, ...] = ()
+    captions: tuple[str, ...] | None
+    """A text on every picture, or None."""
+
+    values: Tensor | None
+    """float32, (N, K): continuous conditions, or label sets as 0 and 1; None where pictures have none."""
+
+    value_names: tuple[str, ...]
+    """What the columns of ``values`` are called."""
+
+    skipped: tuple[Unreadable, ...]
     """The pictures of the source that are not here, because they could not be read."""
 
+    remarks: tuple[str, ...]
+    """What a person should be told of the source and of the loading, in lines."""
+
+    def __init__(
+        self,
+        *,
+        images: NDArray[np.uint8],
+        labels: Tensor | None = None,
+        classes: tuple[str, ...] = (),
+        captions: tuple[str, ...] | None = None,
+        values: Tensor | None = None,
+        value_names: tuple[str, ...] = (),
+        skipped: tuple[Unreadable, ...] = (),
+        remarks: tuple[str, ...] = (),
+        rows: NDArray[np.int64] | None = None,
+        digests: NDArray[np.uint8] | None = None,
+    ) -> None:
+        self.labels, self.classes = labels, classes
+        self.captions, self.values, self.value_names = captions, values, value_names
+        self.skipped, self.remarks = skipped, remarks
+        if rows is not None and _in_order(rows):
+            images, rows = images[rows[0] : rows[-1] + 1] if len(rows) else images[:0], None
+        self._store, self._rows = images, rows
+        self._known_digests = digests
+
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self._store) if self._rows is None else len(self._rows)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        _, channels, height, width = self._store.shape
+        return channels, height, width
+
+    @property
+    def images(self) -> NDArray[np.uint8]:
+        """(N, C, H, W): all pictures, not to be written to. A copy where they do not lie side by side: use `batch`."""
+        return self._store if self._rows is None else np.take(self._store, self._rows, axis=0)
 
     @cached_property
     def fingerprint(self) -> str:
-        """32 hexadecimal digits (BLAKE2b) over shape, pixels and labels: equal only for equal training data."""
-        digest = hashlib.blake2b(repr(self.images.shape).encode(), digest_size=16)
-        for block in _blocks(len(self), self.images[:1].nbytes):
-            digest.update(np.ascontiguousarray(self.images[block]).data)
+        """32 hexadecimal digits (BLAKE2b): equal only for equal training data.
+
+        Over the shape, the digests of all pictures and what is known of them. The digests are those of `load`, so
+        nothing large is read here.
+        """
+        total = hashlib.blake2b(repr((len(self), *self.shape)).encode(), digest_size=16)
+        total.update(np.ascontiguousarray(self._digests).data)
         if self.labels is not None:
-            digest.update(self.labels.numpy().astype("<i8").tobytes())
-        return digest.hexdigest()
+            total.update(b"labels" + self.labels.numpy().astype("<i8").tobytes())
+        if self.values is not None:
+            total.update(b"values" + repr(tuple(self.values.shape)).encode())
+            total.update(self.values.numpy().astype("<f4").tobytes())
+        if self.captions is not None:
+            total.update(b"captions" + json.dumps(self.captions).encode())
+        return total.hexdigest()
 
     def batch(self, indices: Indices) -> Tensor:
         """The pictures at ``indices``, copied: uint8, (B, C, H, W), on the CPU. IndexError beyond the end."""
-        return torch.from_numpy(np.take(self.images, _as_array(indices), axis=0))
+        return torch.from_numpy(np.take(self._store, self._in_store(_as_array(indices)), axis=0))
 
     def subset(self, indices: Indices) -> "Dataset":
-        """A data set of the pictures at ``indices``, in that order; ``skipped`` is left behind.
+        """A data set of the pictures at ``indices``, in that order; ``skipped`` and ``remarks`` are left behind.
 
-        The pictures are copied, to a temporary file if they are too many for memory.
+        It shares the pictures with this one. IndexError beyond the end.
         """
         chosen = _as_array(indices)
-        with closing(shelf(len(chosen), self.images.shape[1:])) as store:
-            for block in _blocks(len(chosen), self.images[:1].nbytes):
-                for picture in np.take(self.images, chosen[block], axis=0):
-                    store.append(picture)
-            images = store.finish()
-        labels = None if self.labels is None else self.labels[torch.from_numpy(chosen)]
-        return Dataset(images=images, labels=labels, classes=self.classes)
+        rows = np.take(np.arange(len(self)) if self._rows is None else self._rows, chosen)
+        picked = torch.from_numpy(chosen)
+        return Dataset(
+            images=self._store,
+            rows=rows,
+            digests=None if self._known_digests is None else self._known_digests[chosen],
+            labels=None if self.labels is None else self.labels[picked],
+            classes=self.classes,
+            captions=None if self.captions is None else tuple(self.captions[k] for k in chosen.tolist()),
+            values=None if self.values is None else self.values[picked],
+            value_names=self.value_names,
+        )
+
+    @property
+    def _digests(self) -> NDArray[np.uint8]:
+        """(N, 16)."""
+        if self._known_digests is not None:
+            return self._known_digests
+        rows = self._in_store(np.arange(len(self))).tolist()
+        return np.frombuffer(b"".join(digest(self._store[row]) for row in rows), np.uint8).reshape(-1, DIGEST)
+
+    def _in_store(self, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Their rows of the store, which refuses those beyond its end where the rows are all of it."""
+        return chosen if self._rows is None else np.take(self._rows, chosen)
 
 
 def load(
-    source: Source, fit: Fit, *, strict: bool = False, progress: Callable[[int, int], None] | None = None
+    source: Source,
+    fit: Fit,
+    *,
+    strict: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+    cache: Cache | None = None,
 ) -> Dataset:
-    """Decode and fit every picture of ``source``.
+    """Decode and fit every picture of ``source``, or take what was decoded before.
 
     Args:
         source: the pictures.
         fit: what the network sees of each.
         strict: refuse a source with unreadable pictures, instead of skipping them.
-        progress: called with (done, total) after every picture, in the calling thread.
+        progress: called with (done, total) after every picture, in the calling thread; what the cache has counts at
+            once.
+        cache: where decoded pictures are kept; None: where the environment says. Sets below 1 MiB are not kept, and
+            what hinders the cache is no more than a remark.
 
     Raises:
-        WrongUse: no picture can be read; or, if ``strict``, some cannot.
-        FromnoiseError: no room for the pictures, in memory or on the disk.
+        WrongUse: no picture can be read; or, if ``strict``, some cannot; or the environment says nonsense.
+        FromnoiseError: no room for the pictures, neither in the cache nor in memory or a temporary file.
     """
     total = len(source)
-    kept: list[int] = []
-    skipped: list[Unreadable] = []
-    with pillow_quiet(), closing(shelf(total, (fit.channels, fit.height, fit.width))) as store:
-        for index, outcome in enumerate(_decoded(source, fit)):
-            if isinstance(outcome, Unreadable):
-                skipped.append(outcome)
-            else:
-                store.append(outcome)
-                kept.append(index)
-            if progress is not None:
-                progress(index + 1, total)
-        images = store.finish()
-    if not kept:
-        raise WrongUse(f"none of the {total} pictures can be read{_naming(skipped)}")
+    with pillow_quiet():
+        found = _stored(source, fit, progress or _nobody, cache or Cache.from_environment())
+    skipped = found.skipped
+    if not len(found.kept):
+        raise WrongUse(f"none of the {total} pictures can be read{_why(skipped)}")
     if strict and skipped:
-        raise WrongUse(f"{len(skipped)} of {total} pictures cannot be read{_naming(skipped)}")
-    labels = None if source.labels is None else torch.tensor([source.labels[index] for index in kept])
-    return Dataset(images=images, labels=labels, classes=source.classes, skipped=tuple(skipped))
+        raise WrongUse(f"{len(skipped)} of {total} pictures cannot be read{_why(skipped)}")
+    kept = found.kept.tolist()
+    labels, captions, values = source.labels, source.captions, source.values
+    return Dataset(
+        images=found.images,
+        rows=found.rows,
+        digests=found.digests,
+        labels=None if labels is None else torch.tensor([labels[k] for k in kept]),
+        classes=source.classes,
+        captions=None if captions is None else tuple(captions[k] for k in kept),
+        values=None if values is None else torch.tensor([values[k] for k in kept], dtype=torch.float32),
+        value_names=source.value_names,
+        skipped=skipped,
+        remarks=(*source.remarks, *found.remarks),
+    )
 
 
-def _decoded(source: Source, fit: Fit) -> Iterator[NDArray[np.uint8] | Unreadable]:
-    """Every picture in order, decoded ahead by threads; only a few are ever waiting, whatever the source's length."""
+def _stored(source: Source, fit: Fit, progress: Progress, cache: Cache) -> Stored:
+    if not cache.limit or len(source) * fit.channels * fit.height * fit.width < SMALL:
+        return without_cache(source, fit, progress)
+    try:
+        return from_cache(cache, source, fit, progress)
+    except NoCache as why:
+        where = printable(str(cache.path))
+        remark = f"the cache {where} is not used, so pictures are decoded anew every time: {why}"
+    found = without_cache(source, fit, progress)
+    return replace(found, remarks=(remark, *found.remarks))
 
-    def one(index: int) -> NDArray[np.uint8] | Unreadable:
-        try:
-            return fit(source.read(index))
-        except Unreadable as error:
-            return error
-        except MemoryError:
-            return Unreadable(source.name(index), "not enough memory to resize it")
 
-    workers = min(16, os.cpu_count() or 1)
-    waiting: deque[Future[NDArray[np.uint8] | Unreadable]] = deque()
-    with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
-        try:
-            for index in range(len(source)):
-                waiting.append(pool.submit(one, index))
-                if len(waiting) >= 4 * workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)  # after an error or Ctrl-C: do not decode what nobody takes
+def _nobody(done: int, total: int) -> None:
+    pass
+
+
+def _in_order(rows: NDArray[np.int64]) -> bool:
+    """Whether they lie side by side."""
+    return not len(rows) or bool((np.diff(rows) == 1).all())
 
 
 def _as_array(indices: Indices) -> NDArray[np.int64]:
@@ -149,14 +234,6 @@ def _as_array(indices: Indices) -> NDArray[np.int64]:
     return values.astype(np.int64)
 
 
-def _blocks(count: int, nbytes: int) -> Iterator[slice]:
-    """0 … count in slices of about `_BLOCK` bytes, given the bytes of one picture."""
-    step = max(1, _BLOCK // max(1, nbytes))
-    return (slice(start, start + step) for start in range(0, count, step))
-
-
-def _naming(skipped: list[Unreadable]) -> str:
+def _why(skipped: Sequence[Unreadable]) -> str:
     """ ": first; second; third; and 7 more", or nothing."""
-    named = "; ".join(str(error) for error in skipped[:_NAMED])
-    more = f"; and {len(skipped) - _NAMED} more" if len(skipped) > _NAMED else ""
-    return f": {named}{more}" if named else ""
+    return f": {naming([str(error) for error in skipped])}" if skipped else ""

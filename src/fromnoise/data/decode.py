@@ -10,7 +10,8 @@ grey and alpha; RGBA             C = 2; C = 4, colours as stored (not premultipl
 palette                          C = 3; C = 4 if any entry is transparent
 one colour declared transparent  C = 2 or 4: alpha 0 where a pixel has exactly that colour (PNG tRNS, GIF)
 colour, 16 bit a channel         C = 3 or 4 (grey and alpha: 2): Pillow keeps the high byte, at most one level lower
-CMYK, YCbCr, Lab                 C = 3 by Pillow's conversion; embedded colour profiles are not applied
+CMYK, YCbCr, Lab                 C = 3: CMYK by its colour profile, else all by Pillow's conversion
+embedded colour profile          applied: the result is sRGB (`colour`); one that is damaged is left out, with a remark
 animation, several pages         the first frame, on its full canvas (GIF, WebP, APNG, TIFF, MPO)
 EXIF or XMP orientation          applied, all eight: the array is upright
 32-bit integers, signed, floats  Unreadable, for it is not known which values are black and white
@@ -18,8 +19,8 @@ above the limit for one picture  Unreadable; the limit is PIL.Image.MAX_IMAGE_PI
 truncated, damaged, not one      Unreadable, also where the first part could be shown
 ===============================  ====================================================================================
 
-Nothing is resized, composited or colour-managed here, and JPEG is decoded at full size (Pillow's ``draft`` is faster
-but changes pixels).
+Nothing is resized or composited here, and JPEG is decoded at full size (Pillow's ``draft`` is faster but changes
+pixels). Of what says how colours are meant, only profiles count: not PNG's gAMA and cHRM, nor EXIF's colour space.
 """
 
 import os
@@ -30,6 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
+from fromnoise.data.colour import as_srgb, cmyk_as_srgb
 from fromnoise.data.quiet import pillow_quiet
 from fromnoise.data.source import Unreadable
 
@@ -56,6 +58,9 @@ _UPRIGHT: dict[int, Callable[[_Pixels], _Pixels]] = {
     8: lambda a: a.swapaxes(0, 1)[::-1],
 }
 
+# Modes that are no greys and no RGB: what a profile beside them says is not about what they are converted to.
+_OWN_SPACE = ("CMYK", "YCbCr", "LAB", "HSV")
+
 # A PNG of few bits declares its transparent grey in those bits, while its pixels have been stretched to eight.
 _STRETCH = {"L;2": 85, "L;4": 17}
 
@@ -78,7 +83,10 @@ def decode(file: BinaryIO, name: str) -> NDArray[np.uint8]:
             rawmode = _rawmode(image)
             image.load()
             orientation = _orientation(image)
-            pixels = _pixels(image, rawmode, name)
+            profile = image.info.get("icc_profile")
+            pixels = cmyk_as_srgb(image, name) if image.mode == "CMYK" else _pixels(image, rawmode, name)
+            if image.mode not in _OWN_SPACE:
+                pixels = as_srgb(pixels, profile, name)
     except Unreadable:
         raise
     except UnidentifiedImageError:
@@ -134,7 +142,7 @@ def _pixels(image: Image.Image, rawmode: str, name: str) -> _Pixels:
         return _keyed(np.asarray(image), key, 1)
     if mode in ("La", "RGBa"):  # premultiplied: TIFF may
         image = image.convert({"La": "LA", "RGBa": "RGBA"}[mode])
-    elif mode not in ("LA", "RGBA"):  # CMYK, YCbCr, LAB, RGBX: no alpha
+    elif mode not in ("LA", "RGBA"):  # YCbCr, LAB, RGBX: no alpha
         image = image.convert("RGB")
     pixels = np.asarray(image)
     return pixels[..., [0, 3]] if rawmode == "LA;16B" else pixels  # Pillow has no other mode for it than RGBA

@@ -5,6 +5,7 @@ doi:10.24432/C50P49, CC BY 4.0: its test part, as scikit-learn's ``load_digits``
 holds the values 0 … 16 as they are; provenance is in ``digits.README.md``.
 """
 
+import hashlib
 from importlib.resources import files
 from typing import final
 
@@ -33,6 +34,10 @@ class Digits(Source):
 
     def name(self, index: int) -> str:
         return f"digit {index}"
+
+    def identity(self, index: int) -> str:
+        """The digest of its pixels."""
+        return f"digit {index} {hashlib.blake2b(self._images[index].data, digest_size=16).hexdigest()}"
 
     def read(self, index: int) -> NDArray[np.uint8]:
         return self._images[index].copy()

@@ -2,10 +2,10 @@
 
 1. Channels. Alpha is composited over a background, out = (a · colour + (255 − a) · background) / 255, unless four
    channels are asked for; a missing alpha is opaque. Colour becomes grey by ITU-R BT.601 luma as Pillow rounds it.
-2. Size. The largest centred part of the picture that has the target's proportions is resized to it: the short side
-   fits, the long side is cropped, nothing is squashed. The filter is Lanczos with three lobes, widened when shrinking
-   (antialiased); pixels outside the part still count towards those at its edge. If the picture already fits one
-   side and covers the other, it is only cropped, and its pixels are exact.
+2. Size. A part of the picture, or all of it, is resized to the target or a part of that: `placement` says which
+   (crop, pad or stretch). The filter is widened when shrinking (antialiased); pixels outside a cropped part still count
+   towards those at its edge. Where the part has its size already, nothing is resized, and the pixels are exact.
+3. Canvas. What a padded picture leaves empty is the background, or transparent black with four channels.
 
 Resizing is done in float32 and rounded once. On bytes, Pillow rounds and clips between its two passes, whose order it
 chooses: where a picture is enlarged that is off by many levels at edges, and not the same in every version.
@@ -16,14 +16,25 @@ that what lies hidden under transparent pixels (often black) makes no fringe.
 Values are taken as they are stored, without undoing the display's gamma, as training on pictures does everywhere.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from fromnoise.data.placement import PLACEMENTS, Placement
 from fromnoise.data.source import Source, Unreadable
-from fromnoise.errors import WrongUse
+from fromnoise.errors import WrongUse, nearest
+
+FILTERS: Mapping[str, Image.Resampling] = {
+    "lanczos": Image.Resampling.LANCZOS,
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+    "box": Image.Resampling.BOX,
+    "nearest": Image.Resampling.NEAREST,
+}
+"""What `Fit.filter` may name: three lobes, a = -1/2, the triangle, the mean; nearest picks a pixel, with aliasing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +42,8 @@ class Fit:
     """A call makes of an (H, W, C) picture, uint8 with C from 1 to 4, a (channels, height, width) one.
 
     Raises:
-        WrongUse: on construction, for sizes below 1, channels other than 1, 3 or 4, a background outside 0 … 255.
+        WrongUse: on construction, for sizes below 1, channels other than 1, 3 or 4, a background outside 0 … 255, and
+            unknown names.
     """
 
     height: int
@@ -44,7 +56,14 @@ class Fit:
     """1 (grey), 3 (RGB) or 4 (RGBA)."""
 
     background: tuple[int, int, int] = (255, 255, 255)
-    """What shows through transparent pixels, RGB from 0 to 255; unused with four channels."""
+    """What shows through transparent pixels and beside a padded picture, RGB from 0 to 255; unused with four channels,
+    where the canvas is transparent."""
+
+    fit: str = "crop"
+    """What happens to other proportions than the target's: "crop", "pad" or "stretch"."""
+
+    filter: str = "lanczos"
+    """How pixels are weighed in resizing: "lanczos", "bicubic", "bilinear", "box" or "nearest"."""
 
     def __post_init__(self) -> None:
         if self.height < 1 or self.width < 1:
@@ -53,12 +72,18 @@ class Fit:
             raise WrongUse(f"channels = {self.channels}; known: 1 (grey), 3 (RGB), 4 (RGBA)")
         if len(self.background) != 3 or not all(0 <= value <= 255 for value in self.background):
             raise WrongUse(f"background = {list(self.background)}; it is red, green and blue, each from 0 to 255")
+        for field, known in (("fit", PLACEMENTS), ("filter", FILTERS)):
+            name = getattr(self, field)
+            if name not in known:
+                raise WrongUse(f"{field} = {name!r}; {nearest(str(name), known)}")
 
     def __call__(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        planes = self._resize(self._convert(picture).transpose(2, 0, 1))
+        planes = self._convert(picture).transpose(2, 0, 1)
+        place = PLACEMENTS[self.fit]((planes.shape[1], planes.shape[2]), (self.height, self.width))
+        planes = self._resize(planes, place)
         if len(planes) < self.channels:  # grey is resized once, not three times; an opaque alpha not at all
             planes = _widen(planes, self.channels)
-        return np.ascontiguousarray(planes)
+        return np.ascontiguousarray(self._on_canvas(planes, place))
 
     def _convert(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The channels asked for, or fewer where the missing ones are copies or opaque."""
@@ -70,32 +95,38 @@ class Fit:
         elif picture.shape[-1] in (2, 4):
             picture = picture[..., :-1]
         if self.channels == 1 and picture.shape[-1] == 3:
-            picture = np.asarray(Image.fromarray(np.ascontiguousarray(picture)).convert("L"))[..., None]
+            picture = _luma(picture)
         return picture
 
-    def _resize(self, planes: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """(C, H, W) to (C, height, width), four planes as RGBA."""
-        height, width = planes.shape[1:]
-        scale = max(self.height / height, self.width / width)
-        if scale == 1:
-            top, left = (height - self.height) // 2, (width - self.width) // 2
-            return planes[:, top : top + self.height, left : left + self.width]
-        # The part that is kept, in pixels of the picture; fractions of a pixel are the filter's to weigh.
-        part_height, part_width = min(height, self.height / scale), min(width, self.width / scale)
-        top, left = (height - part_height) / 2, (width - part_width) / 2
-        box = (left, top, left + part_width, top + part_height)
+    def _resize(self, planes: NDArray[np.uint8], place: Placement) -> NDArray[np.uint8]:
+        """(C, H, W) to what is shown, (C, place.height, place.width), four planes as RGBA."""
+        if place.is_cut:
+            left, top, right, bottom = map(int, place.box)
+            return planes[:, top:bottom, left:right]
         weight = planes[3] / np.float32(255) if len(planes) == 4 else None
         resized = []
         for index, plane in enumerate(planes):  # one after the other: a large photo in float32 would take a gigabyte
             values = plane.astype(np.float32)
             if weight is not None and index < 3:
                 values *= weight
-            image = Image.fromarray(values).resize((self.width, self.height), Image.Resampling.LANCZOS, box)
+            image = Image.fromarray(values).resize((place.width, place.height), FILTERS[self.filter], place.box)
             resized.append(np.asarray(image))
         values = np.stack(resized)
         if weight is not None:
             _unmultiply(values)
         return np.rint(values.clip(0, 255)).astype(np.uint8)
+
+    def _on_canvas(self, planes: NDArray[np.uint8], place: Placement) -> NDArray[np.uint8]:
+        """(channels, place.height, place.width) to (channels, height, width)."""
+        if planes.shape[1:] == (self.height, self.width):
+            return planes
+        empty = (0, 0, 0, 0) if self.channels == 4 else self.background
+        if self.channels == 1:
+            empty = (_luma(np.array(self.background, np.uint8).reshape(1, 1, 3)).item(),)
+        canvas = np.empty((self.channels, self.height, self.width), np.uint8)
+        canvas[:] = np.array(empty, np.uint8)[:, None, None]
+        canvas[:, place.top : place.top + place.height, place.left : place.left + place.width] = planes
+        return canvas
 
 
 def composite(picture: NDArray[np.uint8], background: tuple[int, int, int]) -> NDArray[np.uint8]:
@@ -141,6 +172,11 @@ def _shows_colour(picture: NDArray[np.uint8]) -> bool:
     if picture.shape[-1] == 4:
         coloured &= picture[..., 3] > 0
     return bool(coloured.any())
+
+
+def _luma(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(H, W, 3) to (H, W, 1)."""
+    return np.asarray(Image.fromarray(np.ascontiguousarray(picture)).convert("L"))[..., None]
 
 
 def _widen(planes: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:

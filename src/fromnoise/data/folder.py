@@ -2,7 +2,8 @@
 
 The order is that of the relative paths written with slashes, character by character: the same on every machine.
 Suffixes count in any case. What begins with a dot is skipped, files and folders alike. Links to files and folders are
-followed, except a link to a folder that it lies in, which would never end.
+followed, except a link to a folder that it lies in, which would never end. A folder that links make appear more than
+`_MOST_WAYS` times is refused: thirty folders with two links each to the next are a thousand million paths.
 
 A picture whose link leads nowhere or that may not be opened is listed like any other; reading it raises `Unreadable`,
 so that it is counted and named rather than silently missing. A sub-folder that may not be listed is refused at once,
@@ -10,7 +11,8 @@ for nobody knows how many pictures it hides.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -18,9 +20,14 @@ from typing import final
 import numpy as np
 from numpy.typing import NDArray
 
+from fromnoise.data.conditions import Columns
 from fromnoise.data.decode import SUFFIXES, decode
+from fromnoise.data.listing import Wish, listing, suffix_of
+from fromnoise.data.manifest import LARGEST
 from fromnoise.data.source import Source, Unreadable, printable
-from fromnoise.errors import WrongUse
+from fromnoise.errors import FromnoiseError, WrongUse
+
+_MOST_WAYS = 64
 
 
 @final
@@ -29,39 +36,40 @@ class Folder(Source):
 
     Args:
         path: the folder; ``~`` is understood.
-        classes: take the folders directly in ``path`` as classes, numbered in the order of their names. A folder
-            without pictures is no class.
+        classes: take labels from the table that lies in ``path`` under a usual name (``dataset.json``,
+            ``metadata.csv``, ``metadata.jsonl``), else take the folders directly in ``path`` as classes, numbered in
+            the order of their names. A folder without pictures is no class.
+        labels: a table of what is said of the pictures (`manifest`), a file of its own or one in the folder.
+        columns: what the columns of the table are called.
+        files: what `walk` found there, if that is known already.
 
     Raises:
         WrongUse: ``path`` is missing, no folder, not listable or without pictures; or, with ``classes``, a picture
-            lies directly in it, in no class.
+            lies directly in it, in no class; or the table makes no sense.
     """
 
-    def __init__(self, path: str | Path, *, classes: bool = False) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        classes: bool = False,
+        labels: str | Path | None = None,
+        columns: Columns | None = None,
+        files: "Sequence[File] | None" = None,
+    ) -> None:
         self._root = Path(os.path.expanduser(path))
-        where = printable(str(path))
-        files = sorted(_walk(self._root, where), key=lambda file: file.relative)
-        self._paths = tuple(file.relative for file in files if file.is_picture)
-        if not self._paths:
-            others = f"; other files in it: {len(files)}" if files else "; there are no other files in it either"
-            raise WrongUse(f"no pictures in {where}: looked for names ending in {' '.join(SUFFIXES)}{others}")
-        self.labels = None
-        self.classes = ()
-        if classes:
-            self._take_classes(where)
-
-    def _take_classes(self, where: str) -> None:
-        loose = next((path for path in self._paths if "/" not in path), None)
-        if loose is not None:
-            raise WrongUse(
-                f"{printable(loose)} lies directly in {where}, in no class: "
-                "with classes, every picture belongs in a sub-folder that names its class"
-            )
-        names = [path.partition("/")[0] for path in self._paths]
-        known = sorted(set(names))
-        number = {name: k for k, name in enumerate(known)}
-        self.labels = tuple(number[name] for name in names)
-        self.classes = tuple(printable(name) for name in known)
+        self._absolute = os.path.abspath(self._root)
+        found = list(walk(path)) if files is None else files
+        pictures = listing(
+            [file.relative for file in found],
+            [file.relative for file in found if file.is_picture],
+            wish=Wish(classes=classes, labels=labels, columns=columns or Columns()),
+            where=printable(str(path)),
+            root=self._absolute,
+            read=self._content,
+        )
+        self._paths, self._missing, self.remarks = pictures.paths, pictures.missing, pictures.remarks
+        pictures.said.give(self)
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -69,7 +77,18 @@ class Folder(Source):
     def name(self, index: int) -> str:
         return printable((self._root / self._paths[index]).as_posix())
 
+    def identity(self, index: int) -> str:
+        """Absolute path, size, time of the last change."""
+        path = f"{self._absolute}/{self._paths[index]}"
+        try:
+            status = os.stat(path) if self._paths[index] not in self._missing else None
+        except OSError:
+            status = None
+        return f"{path}\0{status.st_size}\0{status.st_mtime_ns}" if status else f"{path}\0missing"
+
     def read(self, index: int) -> NDArray[np.uint8]:
+        if self._paths[index] in self._missing:
+            raise Unreadable(self.name(index), "the table names it, and there is no such file in the folder")
         path = self._root / self._paths[index]
         try:
             with path.open("rb") as file:
@@ -80,17 +99,36 @@ class Folder(Source):
         except OSError as error:
             raise Unreadable(self.name(index), _why(error)) from error
 
+    def _content(self, relative: str) -> bytes:
+        """A table that lies in the folder."""
+        path = self._root / relative
+        try:
+            with path.open("rb") as file:
+                data = file.read(LARGEST + 1)
+        except OSError as error:
+            raise FromnoiseError(f"cannot read {printable(path.as_posix())}: {_why(error)}") from None
+        if len(data) > LARGEST:
+            raise WrongUse(f"{printable(path.as_posix())} is larger than the {LARGEST >> 20} MiB a table may have")
+        return data
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _File:
+class File:
+    """A file below a folder."""
+
     relative: str
     """From the root, with slashes."""
 
     is_picture: bool
 
 
-def _walk(root: Path, where: str) -> Iterator[_File]:
-    """All files below ``root`` that are not hidden; pictures by suffix, links that lead nowhere among them."""
+def walk(path: str | Path) -> Iterator[File]:
+    """All regular files below ``path`` that are not hidden, and links that lead nowhere; pictures by suffix.
+
+    Raises:
+        WrongUse: it is missing or no folder, or it or a folder in it may not be listed.
+    """
+    root, where = Path(os.path.expanduser(path)), printable(str(path))
     try:
         top = _identity(root)
         _list(root)
@@ -102,17 +140,21 @@ def _walk(root: Path, where: str) -> Iterator[_File]:
         raise WrongUse(f"cannot list the folder {where}: {_why(error)}") from None
     # Folders still to list, each with the identities of those it lies in: a link back to one of them is a loop.
     waiting = [("", frozenset([top]))]
+    ways: Counter[tuple[int, int]] = Counter()
     while waiting:
         folder, above = waiting.pop()
         try:
             for entry in _list(root / folder):
                 relative = f"{folder}/{entry.name}" if folder else entry.name
                 if not _holds(entry.is_dir):
-                    named_so = os.path.splitext(entry.name)[1].lower() in SUFFIXES
-                    # What does not exist although it is listed is a dead link. Pipes and devices are no pictures.
-                    readable = _holds(entry.is_file) or not os.path.exists(entry.path)
-                    yield _File(relative=relative, is_picture=named_so and readable)
+                    # What does not exist although it is listed is a dead link. Pipes and devices are no files.
+                    if _holds(entry.is_file) or not os.path.exists(entry.path):
+                        yield File(relative=relative, is_picture=suffix_of(entry.name) in SUFFIXES)
                 elif (identity := _identity(entry)) not in above:
+                    ways[identity] += 1
+                    if ways[identity] > _MOST_WAYS:
+                        inner = printable((root / relative).as_posix())
+                        raise WrongUse(f"more than {_MOST_WAYS} links lead to one folder, {inner}; remove some of them")
                     waiting.append((relative, above | {identity}))
         except OSError as error:
             inner = printable((root / folder).as_posix())

@@ -6,6 +6,7 @@ what we report ourselves (a picture too large to be true). Warning filters belon
 thread that comes in opens one and the last that goes out closes it, and only Pillow's own modules are affected.
 """
 
+import os
 import threading
 import warnings
 from collections.abc import Iterator
@@ -32,3 +33,13 @@ def pillow_quiet() -> Iterator[None]:
             _inside -= 1
             if _inside == 0:
                 _open.close()
+
+
+def _unlock() -> None:
+    """In a forked process: a thread that holds the lock there has no copy here to let go of it."""
+    global _lock
+    _lock = threading.Lock()
+
+
+if os.name == "posix":
+    os.register_at_fork(after_in_child=_unlock)

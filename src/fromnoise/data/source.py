@@ -1,11 +1,17 @@
 """Where pictures come from: a numbered list of them, each read when asked for.
 
-A source knows how many pictures it has, what each is called and which class it belongs to; it decodes one at a time
-and keeps nothing. What the network sees of a picture (size, channels) is `fit.Fit`'s business, and keeping the decoded
-pictures is `dataset.Dataset`'s.
+A source knows how many pictures it has, what each is called, what is said of it (a class, a caption, numbers) and how
+to tell whether it has changed; it decodes one at a time and keeps nothing. What the network sees of a picture (size,
+channels) is `fit.Fit`'s business, and keeping the decoded pictures is `dataset.Dataset`'s.
+
+Several labels a picture ("dog", "outside") are numbers as well: one column of `values` a label, 1 where a picture has
+it and 0 where it has not (multi-hot), `value_names` being the labels. So a network takes label sets and continuous
+conditions in one way.
 """
 
+import hashlib
 from abc import ABC, abstractmethod
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,13 +28,19 @@ def printable(name: str) -> str:
     return name if name.isprintable() else repr(name)
 
 
+def one_line(error: Exception | str) -> str:
+    """What an ``error`` says as part of a one-line message: some quote the bytes of a damaged file."""
+    text = " ".join(str(error).split())[:300]
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 class Unreadable(FromnoiseError):
     """One picture that cannot be decoded: ``name`` says which, ``why`` says why; as text it is one line."""
 
     def __init__(self, name: str, why: str) -> None:
         super().__init__(name, why)
         self.name = name
-        self.why = " ".join(why.split())
+        self.why = one_line(why)
 
     def __str__(self) -> str:
         return f"{self.name}: {self.why}"
@@ -37,11 +49,23 @@ class Unreadable(FromnoiseError):
 class Source(ABC):
     """A numbered list of pictures, 0 … len − 1, in an order that is the same on every run and every machine."""
 
-    labels: tuple[int, ...] | None
+    labels: tuple[int, ...] | None = None
     """The class number of every picture, 0 … len(classes) − 1; None where pictures have no classes."""
 
-    classes: tuple[str, ...]
+    classes: tuple[str, ...] = ()
     """The names of the classes; empty where pictures have none."""
+
+    captions: tuple[str, ...] | None = None
+    """A line of text on every picture, "" where one has none; None where none has."""
+
+    values: tuple[tuple[float, ...], ...] | None = None
+    """The continuous conditions of every picture, finite and as many for each; None where pictures have none."""
+
+    value_names: tuple[str, ...] = ()
+    """What the columns of `values` are called; of label sets, the labels."""
+
+    remarks: tuple[str, ...] = ()
+    """What was noticed when the source was opened and is no fault of one picture: one line each, to be shown."""
 
     @abstractmethod
     def __len__(self) -> int:
@@ -50,6 +74,13 @@ class Source(ABC):
     @abstractmethod
     def name(self, index: int) -> str:
         """What picture ``index`` came from, for messages: one printable line."""
+
+    @abstractmethod
+    def identity(self, index: int) -> str:
+        """What stands for the bytes of picture ``index``: another text when they change, found without decoding.
+
+        It is not for people and need not be printable. A picture that is missing has an identity as well.
+        """
 
     @abstractmethod
     def read(self, index: int) -> NDArray[np.uint8]:
@@ -61,3 +92,21 @@ class Source(ABC):
         Raises:
             Unreadable: the picture is damaged, missing or of a kind that has no such form.
         """
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """32 hexadecimal digits (BLAKE2b) over all identities and all that is said of the pictures, as first asked."""
+        digest = hashlib.blake2b(digest_size=16)
+
+        def add(text: str) -> None:  # with its length, so that no two lists run together
+            data = text.encode("utf-8", "surrogatepass")
+            digest.update(len(data).to_bytes(8, "little"))
+            digest.update(data)
+
+        for index in range(len(self)):
+            add(self.identity(index))
+        for said in (self.labels, self.classes, self.captions, self.values, self.value_names):
+            add("-" if said is None else str(len(said)))
+            for one in said or ():
+                add(str(one))
+        return digest.hexdigest()

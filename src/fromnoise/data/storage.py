@@ -1,4 +1,5 @@
-"""Where decoded pictures are kept: in memory while they take at most half of what is free, else in a temporary file.
+"""Where decoded pictures are kept that no cache keeps: in memory while they take at most half of what is free, else in
+a temporary file.
 
 Both are filled picture by picture, in order, and give the same array in the end. The file has no name (it vanishes
 with the process, also with a killed one) and lies in Python's temporary directory, which TMPDIR moves. It is written
@@ -60,7 +61,9 @@ class Memory(Shelf):
 
 @final
 class Spill(Shelf):
-    """An unnamed temporary file, mapped copy-on-write once it is full.
+    """An unnamed temporary file, mapped once it is full.
+
+    The mapping is shared with the file: a private one would be refused where the set is larger than memory.
 
     Raises:
         FromnoiseError: there is no room for it, with how much is needed.
@@ -89,7 +92,7 @@ class Spill(Shelf):
             raise self._no_room(error) from error
         if not self._filled:
             return np.empty((0, *self._shape), dtype=np.uint8)
-        return np.asarray(np.memmap(self._file, np.uint8, mode="c", shape=(self._filled, *self._shape)))
+        return np.asarray(np.memmap(self._file, np.uint8, mode="r+", shape=(self._filled, *self._shape)))
 
     def close(self) -> None:
         with suppress(OSError):  # what a full disk did not take has been reported, or is not needed any more

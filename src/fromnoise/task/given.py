@@ -36,7 +36,15 @@ def read_hole(path: Path, mask: Path, config: Config, *, fit: bool = False) -> t
     picture = _fitted(_of_size(array, path, config, fit), config, _size(config))
     height, width = _size(config)
     # What is transparent in a mask is not white.
-    hole = torch.from_numpy(Fit(height=height, width=width, channels=1, background=(0, 0, 0))(white) > 127)[None]
+    same = Fit(
+        height=height,
+        width=width,
+        channels=1,
+        background=(0, 0, 0),
+        fit=config.data.fit,
+        filter=config.data.filter,
+    )
+    hole = torch.from_numpy(same(white) > 127)[None]
     if not hole.any():
         raise WrongUse(f"the mask {mask} has no white, so there is nothing to fill in")
     return picture, hole
@@ -75,7 +83,14 @@ def _of_size(array: _Pixels, path: Path, config: Config, fit: bool) -> _Pixels:
 def _fitted(array: _Pixels, config: Config, size: tuple[int, int]) -> Images:
     data = config.data
     assert data.channels is not None
-    made = Fit(height=size[0], width=size[1], channels=data.channels, background=data.background)(array)
+    made = Fit(
+        height=size[0],
+        width=size[1],
+        channels=data.channels,
+        background=data.background,
+        fit=data.fit,
+        filter=data.filter,
+    )(array)
     return torch.from_numpy(made.copy())[None]
 
 

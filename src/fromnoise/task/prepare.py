@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fromnoise.config import Config, parse, preset, preset_for
+from fromnoise.config import Config, DataSettings, parse, preset, preset_for
 from fromnoise.data import Dataset, Fit, Source, Unreadable, auto_channels, load, open_source, stratified_split
 from fromnoise.errors import WrongUse
 from fromnoise.parameterization import OnClock
@@ -42,8 +42,8 @@ def settle(tree: Mapping[str, Any], *, preset_name: str | None, source: str) -> 
     base = preset(preset_name) if preset_name else {}
     parse(base, f"preset {preset_name}")  # So that a mistake in a person's own file is told by the file's name.
     data = parse({"data": merge(base, tree).get("data", {})}, source).data
-    pictures = open_source(data.path, classes=data.classes)
-    height = data.height or data.width or _side(pictures)
+    pictures = open_data(data)
+    height = data.height or data.width or usual_side(pictures)
     width = data.width or height
     if not preset_name:
         base = _fitted(preset(preset_for(min(height, width))), min(height, width))
@@ -73,13 +73,25 @@ def _with_time(config: Config, said: Mapping[str, Any]) -> Config:
     return replace(config, parameterization=replace(told, **missing))
 
 
+def open_data(data: DataSettings) -> Source:
+    """The source that the settings name. Raises ``WrongUse``."""
+    return open_source(data.path, classes=data.classes, labels=data.labels, columns=data.columns, split=data.split)
+
+
 def read_pictures(
     config: Config, source: Source, progress: Callable[[int, int], None] | None = None
 ) -> tuple[Dataset, Dataset | None]:
     """Decode everything; split off what is held out. ``progress`` gets (done, total). Raises ``WrongUse``."""
     data = config.data
     assert data.height is not None and data.width is not None and data.channels is not None
-    fit = Fit(height=data.height, width=data.width, channels=data.channels, background=data.background)
+    fit = Fit(
+        height=data.height,
+        width=data.width,
+        channels=data.channels,
+        background=data.background,
+        fit=data.fit,
+        filter=data.filter,
+    )
     everything = load(source, fit, strict=data.strict, progress=progress)
     if not data.held_out:
         return everything, None
@@ -132,7 +144,7 @@ def known_pictures(
     run's own were. They have labels where the run has classes. Raises ``WrongUse`` if they are not to be had.
     """
     data = config.data
-    source = open_source(data.path if path is None else path, classes=data.classes)
+    source = open_data(data) if path is None else open_source(path, classes=data.classes)
     if path is not None and not fit:
         _refuse_others(source, config)
     whole = replace(config, data=replace(data, held_out=0.0))
@@ -176,7 +188,7 @@ def _fitted(base: dict[str, Any], side: int) -> dict[str, Any]:
     return {**base, "network": {**network, "attention_resolutions": sizes}}
 
 
-def _side(pictures: Source) -> int:
+def usual_side(pictures: Source) -> int:
     """The largest usual side that at least half of the pictures looked at can fill without being enlarged."""
     sides = []
     for index in _some(pictures):

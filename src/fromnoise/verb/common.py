@@ -33,6 +33,15 @@ def sets(args: Any) -> dict[str, Any]:
     return tree
 
 
+def size_of(text: str) -> tuple[int, int]:
+    """What --resolution says, as (height, width). Raises ``WrongUse``."""
+    height, by, width = text.lower().partition("x")
+    width = width if by else height
+    if not height.isdecimal() or not width.isdecimal():
+        raise WrongUse(f"--resolution {text}: should be a number of pixels such as 64, or HxW such as 64x96")
+    return int(height), int(width)
+
+
 def interrupted(args: Any, words: list[str], last: Ended) -> int:
     """Say how to go on; returns the exit code."""
     say(

@@ -8,13 +8,12 @@ from typing import Any
 
 from fromnoise import memory
 from fromnoise.console import follow
-from fromnoise.errors import WrongUse
 from fromnoise.run import pick_device
 from fromnoise.schema import merge
 from fromnoise.task import demo as demo_task
 from fromnoise.task import train as train_task
 from fromnoise.task.prepare import prepare
-from fromnoise.verb.common import interrupted, program, reading, sets, stopping
+from fromnoise.verb.common import interrupted, program, reading, sets, size_of, stopping
 
 
 def demo(args: Any, words: list[str]) -> int:
@@ -70,12 +69,8 @@ def _train_tree(args: Any) -> dict[str, Any]:
     data: dict[str, Any] = {"path": args.data}
     lengths = {name: getattr(args, name) for name in ("steps", "epochs", "images") if getattr(args, name) is not None}
     if args.resolution is not None:
-        height, by, width = args.resolution.lower().partition("x")
-        width = width if by else height
-        if not height.isdecimal() or not width.isdecimal():
-            raise WrongUse(
-                f"--resolution {args.resolution}: should be a number of pixels such as 64, or HxW such as 64x96"
-            )
-        data |= {"height": int(height), "width": int(width)}
+        height, width = size_of(args.resolution)
+        data |= {"height": height, "width": width}
     data |= {name: True for name in ("classes", "strict") if getattr(args, name)}
+    data |= {name: getattr(args, name) for name in ("channels", "fit", "labels") if getattr(args, name) is not None}
     return merge({"data": data, "train": lengths | ({"flip": True} if args.flip else {})}, sets(args))

@@ -457,15 +457,37 @@ def test_waiting_shows_how_far_the_other_is(cache: Cache, monkeypatch: pytest.Mo
     assert len(dataset) == 100
 
 
-def test_a_lock_that_was_removed_meanwhile_is_none(tmp_path: Path) -> None:
-    """Whoever waits on the file of a removed album must not go in beside the one who holds a new file."""
-    path = tmp_path / "a.lock"
-    with lock_module.locked(path, lambda: None):
-        path.unlink()
-        with lock_module.locked_if_free(path) as free:
-            assert free  # another file
-            with lock_module.locked_if_free(path) as again:
-                assert not again
+def test_what_another_added_meanwhile_is_neither_lost_nor_decoded_again(cache: Cache) -> None:
+    taken(cache, numbered(10))
+    waiting = threading.Event()
+    first = Words(numbered(100))
+    first.at_read = lambda word: None if waiting.wait(30) else pytest.fail("nobody waits")
+    thread = threading.Thread(target=lambda: load(first, FIT, cache=cache))
+    thread.start()
+    while not first.read_at_last:
+        time.sleep(0.001)
+    second = Words(numbered(150))
+    dataset = load(second, FIT, cache=cache, progress=lambda done, total: waiting.set())
+    thread.join(30)
+    assert sum(second.read_at_last.values()) == 50
+    np.testing.assert_array_equal(dataset.images, [FIT(pixels(word)) for word in second.words])
+    assert only(cache, ".u8").stat().st_size == 150 * ONE
+    taken(cache, numbered(100), 0)
+
+
+def test_the_lock_of_what_was_removed_meanwhile_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waited on the file of a removed album must not go in beside the one who holds the new file."""
+    path, real, removed = tmp_path / "a.lock", fcntl.flock, []
+
+    def too_late(descriptor: int, operation: int) -> None:
+        if not removed:
+            path.unlink()
+            removed.append(path)
+        real(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", too_late)
+    with lock_module.locked(path, lambda: None), lock_module.locked_if_free(path) as again:
+        assert path.exists() and not again
 
 
 @FORKING

@@ -303,6 +303,10 @@ def test_fingerprint_is_the_same_wherever_and_however_often_it_is_loaded(
     turned = first.images[::-1].copy()
     loaded.append(Dataset(images=turned, labels=first.labels.flip(0)).subset(range(49, -1, -1)))
     assert len({dataset.fingerprint for dataset in loaded}) == 1
+    assert (
+        first.subset([4, 9]).fingerprint
+        == Dataset(images=first.images[[4, 9]], labels=first.labels[4::5][:2]).fingerprint
+    )
 
 
 # ------------------------------------------------------------------------------------------- threads and processes

@@ -25,7 +25,7 @@ from typing import Any, Self
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
-OURS, PEER, PEER_TUNED = "ours", "peer", "peer, tuned"
+OURS, AGAIN, PEER, PEER_TUNED = "ours", "ours, again", "peer", "peer, tuned"
 TASKS = ("train", "inference", "sampling")
 Row = dict[str, Any]
 
@@ -98,7 +98,8 @@ def measure(plan: Plan) -> Iterator[list[Row]]:
                 if plan.tuned and about["device"] == "cpu":
                     sides[PEER_TUNED] = weights[PEER]
             for task in plan.tasks:
-                found = _turns(plan, task, work, sides, Path(folder), convolutions)
+                taking_part = {**sides, **({AGAIN: weights[OURS]} if task == "train" and plan.tuned else {})}
+                found = _turns(plan, task, work, taking_part, Path(folder), convolutions)
                 rows = _rows(task, work, found, flops[task] / 1e9)
                 yield [{**row, **common, "batch": work["batch"]} for row in rows]
                 if task == "sampling" and about["device"] == "cpu":
@@ -151,21 +152,22 @@ def _rows(task: str, work: dict[str, Any], found: _Found, gflop: float) -> Itera
         **_pair(ceiling, None, "GFLOP/s"),
         "rounds": {"ours": found.ceiling},
     }
-    for peer, suffix in ((PEER, ""), (PEER_TUNED, ", peer with our optimizer and allocator")):
-        if peer == PEER_TUNED and peer not in speed:
+    pairs = [(OURS, PEER, ""), (OURS, PEER_TUNED, ", peer with our optimizer and allocator")]
+    for ours, peer, suffix in [*pairs, (AGAIN, PEER, ", activations computed again")]:
+        if (peer == PEER_TUNED and peer not in speed) or ours not in speed:
             continue
         yield {
             "name": name + suffix,
-            **_pair(speed[OURS], speed.get(peer), "pictures/s"),
-            "best": _pair(max(found.rates[OURS]), max(found.rates.get(peer, []), default=None)),
-            "gflops": _pair(speed[OURS] * gflop, _times(speed.get(peer), gflop)),
-            "share_of_ceiling": _pair(speed[OURS] * gflop / ceiling, _times(speed.get(peer), gflop / ceiling)),
-            "difference": _difference(found.outputs.get(OURS), found.outputs.get(peer)),
-            "rounds": {"ours": found.rates[OURS], "peer": found.rates.get(peer, [])},
+            **_pair(speed[ours], speed.get(peer), "pictures/s"),
+            "best": _pair(max(found.rates[ours]), max(found.rates.get(peer, []), default=None)),
+            "gflops": _pair(speed[ours] * gflop, _times(speed.get(peer), gflop)),
+            "share_of_ceiling": _pair(speed[ours] * gflop / ceiling, _times(speed.get(peer), gflop / ceiling)),
+            "difference": _difference(found.outputs.get(ours), found.outputs.get(peer)),
+            "rounds": {"ours": found.rates[ours], "peer": found.rates.get(peer, [])},
         }
         yield {
             "name": f"{name}, peak memory" + suffix,
-            **_pair(found.memory[OURS], found.memory.get(peer), "MiB"),
+            **_pair(found.memory[ours], found.memory.get(peer), "MiB"),
         }
 
 

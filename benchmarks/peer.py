@@ -1,5 +1,6 @@
 """diffusers' side; the only file here that needs diffusers."""
 
+import contextlib
 from collections.abc import Callable
 
 import numpy as np
@@ -24,10 +25,23 @@ class Peer(Side):
         """The tensor out of the tuple."""
         return network(x_t, t, return_dict=False)[0]
 
-    def optimizer(self) -> torch.optim.Optimizer:
-        """As PyTorch makes it by default; fused where the peer is tuned."""
-        fused = True if self.tuned else None
-        return torch.optim.Adam(self.network.parameters(), lr=SETTINGS.lr, fused=fused)
+    def step(self) -> Callable[[Tensor], None]:
+        """Adam as PyTorch makes it by default and the average as diffusers does; faster forms where tuned."""
+        parameters = list(self.network.parameters())
+        optimizer = torch.optim.Adam(parameters, lr=SETTINGS.lr, fused=True if self.tuned else None)
+        ema = EMAModel(parameters, decay=SETTINGS.ema_decay, foreach=self.tuned)
+
+        def step(_: Tensor) -> None:
+            nn.utils.clip_grad_norm_(parameters, SETTINGS.clip)
+            optimizer.step()
+            optimizer.zero_grad()
+            ema.step(parameters)
+
+        return step
+
+    def masks(self, number: int) -> contextlib.AbstractContextManager[None]:
+        """PyTorch's own generator."""
+        return contextlib.nullcontext()
 
     def sampler(self) -> Callable[[], Tensor]:
         """``DDIMPipeline`` with its usual ladder, without a progress bar; eps agrees with the clipped x_0, as ours."""
@@ -48,9 +62,3 @@ class Peer(Side):
             return torch.from_numpy((np.asarray(done[0]) * 255).round()).to(torch.uint8)
 
         return draw
-
-    def average(self) -> Callable[[], None]:
-        """As diffusers makes it by default; in its faster form where the peer is tuned."""
-        parameters = list(self.network.parameters())
-        ema = EMAModel(parameters, decay=SETTINGS.ema_decay, foreach=self.tuned)
-        return lambda: ema.step(parameters)

@@ -4,7 +4,9 @@ pictures from 20 steps of DDIM, from the noise to the bytes.
 The loop is the same code for both; network, optimizer, average and allocator setting are each side's own:
 
 * CPU: float32. CUDA: float32 weights, bfloat16 autocast, channels-last memory, cuDNN's own search.
-* Our side calls ``keep_freed_memory`` on a CPU and packs the network for inference, as our commands do.
+* Our side calls ``keep_freed_memory`` on a CPU and packs the network for inference, as our commands do. Its step is
+  that of our training loop: dropout by the picture, the guard, clipping and Adam in one pass. "ours, again" computes
+  the activations again in the backward pass.
 * The peer is ``diffusers.UNet2DModel`` with one head of attention and the paper's constants, averaged by diffusers'
   own ``EMAModel``, with Adam and the average as they come by default, which is how diffusers' own training example
   runs them; "peer, tuned" has fused Adam, the average's ``foreach`` form and ``keep_freed_memory``, as our side has.
@@ -12,6 +14,7 @@ The loop is the same code for both; network, optimizer, average and allocator se
 
 import contextlib
 import functools
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,14 +30,15 @@ from fromnoise.denoiser import Clip, Denoiser
 from fromnoise.interop.diffusers_unet import to_diffusers
 from fromnoise.ladder import Leading
 from fromnoise.memory import keep_freed_memory
+from fromnoise.network.dropout import dropout_seeds
 from fromnoise.network.packed import pack
 from fromnoise.network.unet import UNet
 from fromnoise.parameterization import Epsilon
 from fromnoise.pipeline import Pipeline
 from fromnoise.sampler import DDIM
 from fromnoise.schedule import Linear
-from fromnoise.train.ema import Ema
-from fromnoise.train.optimizer import build_optimizer
+from fromnoise.train.learner import Learner
+from fromnoise.train.loop import update
 from fromnoise.train.settings import TrainSettings
 
 SETTINGS = TrainSettings()  # The paper's: Adam with 2e-4, clipping at 1, EMA 0.9999.
@@ -66,12 +70,12 @@ class Side(ABC):
         """Its output."""
 
     @abstractmethod
-    def optimizer(self) -> torch.optim.Optimizer:
-        """Adam as this side has it."""
+    def step(self) -> Callable[[Tensor], None]:
+        """What to call with the loss once the gradients are there: clipping, Adam, the average of all weights."""
 
     @abstractmethod
-    def average(self) -> Callable[[], None]:
-        """A running average of all weights: what to call after each step."""
+    def masks(self, number: int) -> contextlib.AbstractContextManager[None]:
+        """Where step ``number`` computes: says what dropout draws from."""
 
     @abstractmethod
     def sampler(self) -> Callable[[], Tensor]:
@@ -87,24 +91,37 @@ class Side(ABC):
 
 
 class Ours(Side):
-    """fromnoise."""
+    """fromnoise; with ``again``, activations are computed again."""
+
+    def __init__(self, work: Work, weights: Path, tuned: bool, again: bool = False) -> None:
+        self.again = again
+        super().__init__(work, weights, tuned)
 
     def build(self, work: Work) -> nn.Module:
         """Our U-Net."""
-        return UNet(**work.settings())
+        network = UNet(**work.settings())
+        network.recompute = self.again
+        return network
 
     def call(self, network: nn.Module, x_t: Tensor, t: Tensor) -> Tensor:
         """The tensor as it is."""
         return network(x_t, t)
 
-    def optimizer(self) -> torch.optim.Optimizer:
-        """Fused."""
-        return build_optimizer(self.network, SETTINGS)
+    def step(self) -> Callable[[Tensor], None]:
+        """That of our training loop."""
+        learner = Learner(self.network, SETTINGS)
 
-    def average(self) -> Callable[[], None]:
-        """Our own."""
-        ema = Ema(self.network, decay=SETTINGS.ema_decay)
-        return lambda: ema.update(self.network)
+        def step(loss: Tensor) -> None:
+            update(learner, loss, SETTINGS.lr)
+            learner.optimizer.zero_grad()
+            learner.step += 1
+            learner.average()
+
+        return step
+
+    def masks(self, number: int) -> contextlib.AbstractContextManager[None]:
+        """One seed a picture."""
+        return dropout_seeds(range(number * self.work.batch, (number + 1) * self.work.batch))
 
     def sampler(self) -> Callable[[], Tensor]:
         """Our pipeline, with DDIM's usual ladder on the paper's schedule."""
@@ -131,8 +148,8 @@ class Ours(Side):
 Maker = Callable[[Work, Path], Side]
 
 
-def _ours() -> Maker:
-    return functools.partial(Ours, tuned=True)
+def _ours(again: bool) -> Maker:
+    return functools.partial(Ours, tuned=True, again=again)
 
 
 def _peer(tuned: bool) -> Maker:
@@ -142,7 +159,8 @@ def _peer(tuned: bool) -> Maker:
 
 
 SIDES: dict[str, Callable[[], Maker]] = {
-    "ours": _ours,
+    "ours": functools.partial(_ours, again=False),
+    "ours, again": functools.partial(_ours, again=True),
     "peer": functools.partial(_peer, tuned=False),
     "peer, tuned": functools.partial(_peer, tuned=True),
 }
@@ -189,22 +207,19 @@ def training(side: Side) -> Iterator[Tensor]:
     with torch.no_grad(), _precision(work):
         yield side.call(side.network.eval(), x_0, t)
     network = side.compiled(side.network.train())
-    optimizer = side.optimizer()
-    update_average = side.average()
+    take = side.step()
     alpha_bar = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64).neg().add(1).cumprod(0)
     signal, sigma = (table.sqrt().float().to(work.device) for table in (alpha_bar, 1 - alpha_bar))
-    while True:
+    for number in itertools.count():
         t = torch.randint(0, 1000, (work.batch,), device=work.device)
         eps = torch.randn_like(x_0)
         x_t = signal[t][:, None, None, None] * x_0 + sigma[t][:, None, None, None] * eps
-        with _precision(work):
-            output = side.call(network, x_t, t)
-        loss = F.mse_loss(output.float(), eps)
-        loss.backward()
-        nn.utils.clip_grad_norm_(side.network.parameters(), SETTINGS.clip)
-        optimizer.step()
-        optimizer.zero_grad()
-        update_average()
+        with side.masks(number):
+            with _precision(work):
+                output = side.call(network, x_t, t)
+            loss = F.mse_loss(output.float(), eps)
+            loss.backward()
+        take(loss.detach())
         yield loss.detach()
 
 

@@ -1,12 +1,17 @@
 """What holds for every test: no network, no screen, the same random numbers in any order, one thread a worker."""
 
 import os
+import tempfile
 
 UNDER_XDIST = "PYTEST_XDIST_WORKER" in os.environ
 
 # Before torch and matplotlib are imported, and so that the commands which tests start inherit them.
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["HF_HUB_OFFLINE"] = "1"
+_kept = tempfile.TemporaryDirectory(prefix="fromnoise-tests-")  # what would be kept in somebody's home; goes at the end
+os.environ["FROMNOISE_CACHE"] = os.path.join(_kept.name, "fromnoise")
+os.environ["HF_HOME"] = os.path.join(_kept.name, "huggingface")
+os.environ.pop("FROMNOISE_CACHE_LIMIT", None)
 if UNDER_XDIST:  # as many workers as cores: threads of one would only wait for those of another
     os.environ["OMP_NUM_THREADS"] = "1"
 

@@ -89,17 +89,22 @@ OPTIONS = {
     "demo": COMMON | {"--out"},
     "train": COMMON
     | {"--out", "--preset", "--resolution", "--classes", "--flip", "--strict", "--steps", "--epochs", "--images"}
-    | {"--channels", "--fit", "--labels"},
-    "inspect": COMMON - {"--set", "--device"}
-    | {"--out", "--resolution", "--channels", "--classes", "--write-clean", "--no-copies"},
+    | {"--channels", "--fit", "--labels", "--micro-batch", "--dry-run"},
+    "estimate": COMMON | {"--preset", "--resolution", "--channels", "--classes"},
+    "inspect": COMMON - {"--device"}
+    | {"--out", "--resolution", "--channels", "--fit", "--classes", "--labels"}
+    | {"--write-clean", "--no-copies", "--no-near-copies"},
     "sample": COMMON
     | {"--out", "-n", "--seed", "--label", "--batch-size", "--weights", "--overwrite", "--columns", "--compile"}
+    | {"--value"}
     | {"--sampler", "--steps", "--eta", "--variance", "--guidance", "--weak", "--classifier"}
     | {"--from", "--inpaint", "--upscale", "--interpolate", "--strip", "--strength", "--mask", "--repaint", "--fit"},
     "likelihood": COMMON - {"--set"}
     | {"--fit", "--out", "-n", "--seed", "--batch-size", "--weights", "--estimate", "--steps", "--variance"}
     | {"--flow", "--probes", "--exact-divergence", "--tolerance"},
     "compare": COMMON - {"--set"} | {"--fit", "--out", "-n", "--seed", "--batch-size", "--samplers", "--steps"},
+    "average": COMMON - {"--set", "--device"} | {"--width", "--images", "--out", "--overwrite"},
+    "plot": COMMON - {"--set", "--device"} | {"--out"},
 }
 
 
@@ -152,7 +157,7 @@ def test_help_and_version_end_with_0(words: list[str], capsys: pytest.CaptureFix
     ("words", "complaint"),
     [
         (["trayn", "x"], "'trayn' is not known; did you mean 'train'?"),
-        (["zzz"], "'zzz' is not known; known: compare, demo, inspect, likelihood, sample, train"),
+        (["zzz"], "'zzz' is not known; known: average, compare, demo, estimate, inspect, likelihood, sample, train"),
         (["sample", "x", "--stpes", "5", "--out", "a.png"], "unexpected '--stpes'; did you mean '--steps'?"),
         (["sample", "x", "--wieghts=ema"], "unexpected '--wieghts'; did you mean '--weights'?"),
         (["train", "x", "--outt", "y"], "unexpected '--outt'; did you mean '--out'?"),
@@ -333,8 +338,8 @@ def test_too_little_memory_says_what_to_lower(
     code, out, err = say("train", "digits", "--out", tmp_path, "--preset", tiny.preset(tmp_path.parent), "--steps", "1")
     assert (code, out) == (1, "")
     assert err.splitlines()[-1] == (
-        "fromnoise: not enough memory: raise train.accumulate (--set train.accumulate=4 keeps the batch and needs a "
-        "quarter), lower train.batch_size, or for sampling --batch-size"
+        "fromnoise: not enough memory: train with --micro-batch auto (the same steps, in parts that fit), or lower "
+        "train.batch_size; for sampling lower --batch-size"
     )
 
 

@@ -4,17 +4,21 @@ import errno
 import fcntl
 import hashlib
 import io
+import math
 import multiprocessing
 import os
 import resource
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,11 +27,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fromnoise.data import Dataset, Fit, Folder, Source, Unreadable, load
+from fromnoise.data import ahead as ahead_module
 from fromnoise.data import album as album_module
 from fromnoise.data import cache as cache_module
 from fromnoise.data import dataset as dataset_module
 from fromnoise.data import kept as kept_module
 from fromnoise.data import lock as lock_module
+from fromnoise.data.album import Album
 from fromnoise.data.cache import Cache
 from fromnoise.data.catalogue import Catalogue, as_digests, read_catalogue
 from fromnoise.errors import WrongUse
@@ -169,6 +175,59 @@ def test_a_picture_that_changed_is_decoded_again(cache: Cache, tmp_path: Path) -
     os.utime(folder / "7.png", ns=(status.st_atime_ns, status.st_mtime_ns + 1))  # and of the same size, perhaps
     truth[7] = pixels("other").transpose(2, 0, 1)
     np.testing.assert_array_equal(load(Folder(folder), FIT, cache=cache).images, truth)
+
+
+def test_files_that_were_added_changed_or_removed_cost_their_own_decoding(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, decoded, read = tmp_path / "pictures", [], Folder.read
+    folder.mkdir()
+
+    def save(name: str, word: str) -> None:
+        Image.fromarray(pixels(word)).save(folder / f"{name}.png")
+
+    def counted(self: Folder, index: int) -> np.ndarray:
+        decoded.append(Path(self.name(index)).stem)
+        return read(self, index)
+
+    def expect(words: Sequence[str], anew: Sequence[str]) -> None:
+        decoded.clear()
+        images = load(Folder(folder), FIT, cache=cache).images
+        np.testing.assert_array_equal(images, [FIT(pixels(word)) for word in words])
+        assert sorted(decoded) == sorted(anew)
+
+    monkeypatch.setattr(Folder, "read", counted)
+    for name in "bdfhjl":
+        save(name, name)
+    expect("bdfhjl", "bdfhjl")
+    expect("bdfhjl", "")
+    for name in "aeg":
+        save(name, name)
+    expect("abdefghjl", "aeg")
+    (folder / "d.png").unlink()
+    save("h", "other")
+    os.utime(folder / "h.png", ns=(0, 12345))
+    expect([*"abefg", "other", *"jl"], "h")
+    assert only(cache, ".u8").stat().st_size == 10 * ONE
+
+
+@pytest.mark.parametrize("how", ["threads", "copies of the process"])
+def test_the_cache_is_filled_by_several_at_once(
+    cache: Cache, how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every picture is read by two, or none is: whoever reads one waits for somebody who reads another."""
+    context = multiprocessing.get_context("fork")
+    together = context.Barrier(2) if how != "threads" else threading.Barrier(2)
+    monkeypatch.setattr(ahead_module, "_cores", lambda: 2)
+    monkeypatch.setattr(ahead_module, "_MOST", 1)
+    monkeypatch.setattr(ahead_module, "_LONG", math.inf)
+    monkeypatch.setattr(ahead_module, "_WORTH_IT", 0.0)
+    monkeypatch.setattr(ahead_module, "_can_be_copied", lambda uses: how != "threads")
+    source = Words(numbered(44))
+    source.at_read = lambda word: None if int(word) < ahead_module._FIRST else (together.wait(20), None)[1]
+    dataset = load(source, FIT, cache=cache)
+    np.testing.assert_array_equal(dataset.images, [FIT(pixels(word)) for word in numbered(44)])
+    taken(cache, numbered(44), 0)
 
 
 @pytest.mark.parametrize(
@@ -317,14 +376,18 @@ def test_a_copied_cache_is_believed_after_a_look_at_all_of_it(cache: Cache, tmp_
     assert modified == only(other, ".u8").stat().st_mtime_ns != read_catalogue_of(cache).modified
 
 
-def read_catalogue_of(cache: Cache) -> Catalogue:
-    kind = {
-        "fit": FIT.__dict__,
-        "shape": (3, 4, 5),
+def kind_of(fit: Fit) -> dict[str, Any]:
+    shape = (fit.channels, fit.height, fit.width)
+    return {
+        "fit": fit.__dict__,
+        "shape": shape,
         "decoder": kept_module.DECODER,
         "pillow": kept_module.PIL.__version__,
     }
-    catalogue = read_catalogue(only(cache, ".index").read_bytes(), kind)
+
+
+def read_catalogue_of(cache: Cache) -> Catalogue:
+    catalogue = read_catalogue(only(cache, ".index").read_bytes(), kind_of(FIT))
     assert catalogue is not None
     return catalogue
 
@@ -410,6 +473,72 @@ def test_processes_that_start_together_decode_every_picture_once(cache: Cache, t
     assert [process.exitcode for process in processes] == [0] * 4
     assert len({answers.get() for _ in range(4)}) == 1
     assert len(list((tmp_path / "decoded").iterdir())) == 100
+
+
+PROGRAM = """
+import os, signal, sys, time
+from pathlib import Path
+import numpy as np
+from fromnoise.data import Fit, Source, dataset, kept, load
+from fromnoise.data.cache import Cache
+
+place, count, kills = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+dataset.SMALL, kept._PUBLISH = 0, 0.0
+
+class Numbers(Source):
+    def __len__(self):
+        return count
+    def name(self, index):
+        return str(index)
+    identity = name
+    def read(self, index):
+        (place / "decoded" / f"{index} {os.getpid()}").touch()
+        time.sleep(0.002)
+        return np.full((4, 5, 3), index, np.uint8)
+
+def progress(done, total):
+    if kills < 0 and done < count:
+        (place / "waits").touch()
+    while done == 10 and kills > 0 and not (place / "go").exists():
+        time.sleep(0.001)
+    if done == kills:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+while kills < 0 and not any((place / "decoded").iterdir()):  # until the other has the lock
+    time.sleep(0.001)
+made = load(Numbers(), Fit(height=4, width=5, channels=3), cache=Cache(path=place / "cache"), progress=progress)
+assert made.images[:, 0, 0, 0].tolist() == list(range(count)) and made.remarks == ()
+print(made.fingerprint)
+"""
+
+
+def test_a_program_goes_on_where_another_was_killed_that_it_waited_for(tmp_path: Path) -> None:
+    """Real programs. What the killed one has put into the cache is not decoded again, and everything is there."""
+    (tmp_path / "decoded").mkdir()
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+
+    def start(kills: int) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", PROGRAM, str(tmp_path), "120", str(kills)]
+        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    programs = [start(50), start(-1)]
+    try:
+        end = time.monotonic() + 60
+        while not (tmp_path / "waits").exists():
+            assert time.monotonic() < end and [program.poll() for program in programs] == [None] * 2
+            time.sleep(0.01)
+        (tmp_path / "go").touch()
+        said = [program.communicate(timeout=60) for program in programs]
+    finally:
+        for program in programs:
+            program.kill()
+            program.wait()
+    assert [program.returncode for program in programs] == [-signal.SIGKILL, 0], said
+    truth = np.stack([np.full((3, 4, 5), k, np.uint8) for k in range(120)])
+    assert said[1][0].strip() == Dataset(images=truth).fingerprint
+    decoded = Counter(int(file.name.split()[0]) for file in (tmp_path / "decoded").iterdir())
+    assert sorted(decoded) == list(range(120))
+    assert [decoded[k] for k in range(49)] == [1] * 49  # it died when it had handed over the 50th
 
 
 def test_different_sets_grow_together_in_threads(cache: Cache) -> None:
@@ -500,6 +629,97 @@ def test_a_lock_ends_with_its_holder_though_copies_of_it_live(tmp_path: Path) ->
         assert free
     done.set()
     copy.join(30)
+
+
+# ------------------------------------------------------------------------------------------------ larger than memory
+
+
+def test_an_album_of_twice_the_memory_is_opened_and_read(cache: Cache) -> None:
+    """Its file is sparse: all of its pictures but two are black and take no room on the disk."""
+    fit = Fit(height=2048, width=2048, channels=3, filter="nearest")
+    one = fit.channels * fit.height * fit.width
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    words = numbered(2 * memory // one + 1)
+    large = Cache(path=cache.path, limit=8 * memory)
+    two = load(Words(words[:2]), fit, cache=large)
+    album = Album(path=only(cache, ".index").with_suffix(""), kind=kind_of(fit))
+    begun = album.catalogue()
+    assert begun is not None
+    os.truncate(album.data, len(words) * one)
+    assert album.data.stat().st_blocks * 512 < 4 * one
+    black = hashlib.blake2b(bytes(one), digest_size=16).digest()
+    digests = np.frombuffer(begun.digests.tobytes() + black * (len(words) - 2), np.uint8).reshape(-1, 16)
+    all_of_it = Catalogue(
+        identities=as_digests(f"word {word}" for word in words),
+        digests=digests,
+        modified=album.data.stat().st_mtime_ns,
+    )
+    album.index.write_bytes(all_of_it.to_bytes(album.kind))
+    source = Words(words)
+    dataset = load(source, fit, cache=large)
+    assert dataset.images.nbytes > 2 * memory and not source.read_at_last
+    batch = dataset.batch([1, len(words) - 1, len(words) // 2, 0]).numpy()
+    np.testing.assert_array_equal(batch[[3, 0]], two.images)
+    assert not batch[1:3].any()
+    assert dataset.subset(range(len(words) - 1, -1, -2)).batch([0]).sum() == 0
+
+
+LITTLE = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from fromnoise.data import Fit, Source, load
+from fromnoise.data.cache import Cache
+
+MIB, COUNT, SIDE = 2**20, 320, 576  # pictures of 0.95 MiB
+
+class Numbers(Source):
+    def __len__(self):
+        return COUNT
+    def name(self, index):
+        return str(index)
+    identity = name
+    def read(self, index):
+        assert not done
+        return np.full((SIDE, SIDE, 3), index % 251, np.uint8)
+
+def used(name):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+
+done = False
+limit = used("VmData") + 200 * MIB  # what is allocated, mapped files excepted
+resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+fit, total = Fit(height=SIDE, width=SIDE, channels=3), COUNT * SIDE * SIDE * 3
+try:
+    np.ones(total, np.uint8)
+except MemoryError:
+    pass
+else:
+    sys.exit("the limit does not hold")
+for done in (False, True):
+    made = load(Numbers(), fit, cache=Cache(path=Path(sys.argv[1])))
+    assert made.remarks == () and made.images.nbytes == total
+    for start in range(0, COUNT, 20):
+        order = np.random.default_rng(start).permutation(COUNT)[:20]
+        batch = made.batch(order)
+        assert batch[:, 0, 0, 0].tolist() == batch[:, -1, -1, -1].tolist() == (order % 251).tolist()
+print(used("RssAnon") < limit)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA holds for all that is allocated on Linux only")
+def test_a_set_that_memory_does_not_hold_is_decoded_kept_and_read(tmp_path: Path) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(
+        [sys.executable, "-c", LITTLE, str(tmp_path / "cache")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=110,
+    )
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
 
 
 # ------------------------------------------------------------------------------------------------ no room, no rights
@@ -643,6 +863,57 @@ def test_clear_frees_everything_and_what_is_in_use_stays_usable(cache: Cache) ->
     assert cache.size() == 0 and [file for file in cache.path.rglob("*") if file.is_file()] == []
     np.testing.assert_array_equal(dataset.batch(range(100)).numpy(), truth)
     taken(cache, numbered(100), 100)
+
+
+def _shard(cache: Cache, name: str, size: int, days: float) -> Path:
+    """A fetched tar file that was read last ``days`` ago."""
+    cache.shards.mkdir(parents=True, exist_ok=True)
+    path = cache.shards / name
+    path.write_bytes(bytes(size))
+    then = time.time() - days * 86400
+    os.utime(path, (then, then))
+    return path
+
+
+def test_old_shards_count_and_make_room_and_those_in_use_do_not(tmp_path: Path) -> None:
+    cache = Cache(path=tmp_path / "cache", limit=44_000)
+    older = _shard(cache, f"a-{'0' * 16}.tar", 20_000, 4)
+    old = _shard(cache, f"b-{'1' * 16}.tar", 20_000, 3)
+    used = _shard(cache, f"c-{'2' * 16}.tar", 100_000, 1)
+    read = _shard(cache, f"d-{'3' * 16}.tar", 100_000, 9)
+    os.utime(read, (time.time() - 3600, read.stat().st_mtime))  # written long ago, but read since
+    assert cache.size() == 240_000
+    taken(cache, numbered(20), 20)
+    assert older.exists() and old.exists()
+    taken(cache, numbered(80), 60)  # 3,600 bytes beside 40,000 and the first 20 pictures
+    assert not older.exists() and old.exists() and used.exists() and read.exists()
+    taken(cache, numbered(420), 340)  # 20,400
+    assert not old.exists() and used.exists() and read.exists()
+    taken(cache, numbered(420), 0)
+
+
+def test_clear_takes_fetched_shards_and_nothing_of_others(cache: Cache) -> None:
+    taken(cache, numbered(20))
+    fetched = _shard(cache, f"train-000-{'0' * 16}.tar", 5000, 0)
+    arriving = _shard(cache, f".train-001-{'1' * 16}.tar.77.part", 300, 0)
+    left = _shard(cache, f".train-002-{'2' * 16}.tar.78.part", 200, 1)
+    foreign = _shard(cache, "my own pictures.tar", 100, 30)
+    with lock_module.locked(only(cache, ".lock"), lambda: None):  # pictures of the shard are being decoded
+        assert cache.clear() == 0 and fetched.exists()
+    size = cache.size()
+    assert size > 20 * ONE + 5500 and cache.clear() == size - 300
+    assert not fetched.exists() and not left.exists() and arriving.exists() and foreign.exists()
+
+
+def test_what_a_killed_process_left_of_a_catalogue_is_cleared(cache: Cache) -> None:
+    taken(cache, numbered(20))
+    index, size = only(cache, ".index"), cache.size()
+    left = index.with_name(f".{index.name}.123.part")
+    left.write_bytes(bytes(500))
+    alone = index.with_name(".0123456789abcdef.index.5.part")  # killed before anything else was there
+    alone.write_bytes(bytes(300))
+    assert cache.size() == size + 800 == cache.clear()
+    assert [file for file in cache.path.rglob("*") if file.is_file()] == []
 
 
 def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,10 +1,13 @@
 """Loading: nothing lost, nothing out of order, unreadable pictures counted; in memory and in a temporary file alike."""
 
+import ctypes
 import io
 import math
+import mmap
 import multiprocessing
 import os
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -21,6 +24,7 @@ from fromnoise.data import Dataset, Digits, Fit, Folder, Source, Unreadable, loa
 from fromnoise.data import ahead as ahead_module
 from fromnoise.data import memory as memory_module
 from fromnoise.data import storage as storage_module
+from fromnoise.data.mapped import announce
 from fromnoise.data.memory import available_memory
 from fromnoise.errors import FromnoiseError, WrongUse
 
@@ -218,6 +222,59 @@ def test_a_part_copies_no_pictures(tmp_path: Path, anywhere: str) -> None:
     dataset = load(Folder(tmp_path), FIT)
     assert np.shares_memory(dataset.subset(range(5, 9)).images, dataset.images)
     assert np.shares_memory(dataset.subset([9, 1, 4]).subset([2]).images, dataset.images)
+
+
+# ------------------------------------------------------------------------------------------------ a file that is mapped
+
+
+def _resident(path: Path) -> list[bool]:
+    """Which pages of a file are in memory."""
+    with path.open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, mmap.MAP_SHARED, mmap.PROT_READ)
+        size = len(mapped)
+        pages = (ctypes.c_ubyte * (-(-size // mmap.PAGESIZE)))()
+        address = ctypes.c_void_p(np.frombuffer(mapped, np.uint8).ctypes.data)
+        assert ctypes.CDLL(None, use_errno=True).mincore(address, ctypes.c_size_t(size), pages) == 0
+    return [bool(page & 1) for page in pages]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel what it has in memory")
+@pytest.mark.parametrize("first", [0, 3])
+def test_a_batch_is_announced_and_nothing_beside_it(first: int, tmp_path: Path) -> None:
+    """Two pictures of a page and a bit in a larger file, also where the set begins within the file."""
+    one, page = 5000, mmap.PAGESIZE
+    path = tmp_path / "pictures"
+    path.write_bytes(RNG.bytes(2600 * one))
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    if any(_resident(path)):
+        pytest.skip("this file system keeps its files in memory")
+    store = np.asarray(np.memmap(path, np.uint8, mode="r", shape=(2600, 1, 50, 100)))[first:]
+    announce(store, np.array([100, 2000, -1, len(store)]))  # the last two are none
+    wanted = {
+        number
+        for row in (100 + first, 2000 + first)
+        for number in range(row * one // page, (row * one + one - 1) // page + 1)
+    }
+    end = time.monotonic() + 10
+    while (there := {k for k, is_there in enumerate(_resident(path)) if is_there}) != wanted:
+        assert there <= wanted and time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("first", [0, 3])
+def test_batches_of_a_mapped_file_are_what_lies_there(first: int, tmp_path: Path) -> None:
+    whole = RNG.integers(0, 256, (6000, 1, 3, 7), dtype=np.uint8)
+    path = tmp_path / "pictures"
+    path.write_bytes(whole.tobytes())
+    store = np.asarray(np.memmap(path, np.uint8, mode="r", shape=whole.shape))[first:]
+    rows = RNG.permutation(len(store))
+    for dataset, truth in ((Dataset(images=store), whole[first:]), (Dataset(images=store, rows=rows), store[rows])):
+        for chosen in ([], [0], [len(store) - 1, -1, 5], RNG.integers(0, len(store), 128), np.arange(len(store))):
+            np.testing.assert_array_equal(dataset.batch(chosen).numpy(), truth[np.asarray(chosen, int)])
+        with pytest.raises(IndexError):
+            dataset.batch([0, len(store)])
 
 
 class Told(Source):

@@ -19,8 +19,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as arrow
 import pytest
 from PIL import Image
+from pyarrow.parquet import write_table
 
 import fromnoise
 from fromnoise.data import Source, Unreadable, open_source
@@ -311,10 +313,9 @@ def container(kind: str, root: Path) -> tuple[Path, bytes, Path | None]:
     elif kind == "npy":
         np.save(path, (pixels / 255).astype(np.float32))
     elif kind in ("parquet", "arrow"):
-        arrow = pytest.importorskip("pyarrow")
         table = arrow.table({"image": list(files.values()), "label": list(range(10))})
         if kind == "parquet":
-            pytest.importorskip("pyarrow.parquet").write_table(table, path, row_group_size=4)
+            write_table(table, path, row_group_size=4)
         else:
             with arrow.OSFile(str(path), "wb") as sink, arrow.ipc.new_file(sink, table.schema) as writer:
                 writer.write_table(table)

@@ -11,6 +11,7 @@ from PIL import Image
 
 from fromnoise.data import Archive, Arrays, Columns, Digits, Emoji, Fit, Folder, Shards, Source, load, open_source
 from fromnoise.errors import FromnoiseError, WrongUse
+from fromnoise.task.prepare import prepare
 
 PIXELS = np.random.default_rng(41).integers(0, 256, (6, 7, 5, 3), dtype=np.uint8)
 CLASSES = ["b", "a", "b", "c", "a", "a"]
@@ -201,3 +202,17 @@ def test_the_interface_of_every_source(tmp_path: Path) -> None:
     assert (
         len({source.fingerprint for source in sources}) == len(sources) - 2
     )  # one tar file, and one array, in two ways
+
+
+def test_what_is_noticed_on_the_way_reaches_the_person_also_where_pictures_are_held_out(tmp_path: Path) -> None:
+    folder = everywhere(tmp_path)["Folder"]
+    (folder / "more.zip").write_bytes(b"PK")
+    (folder / "a" / "broken.png").write_bytes(b"nonsense")
+    tree = {"data": {"path": str(folder), "height": 8, "width": 8, "classes": True}, "train": {"steps": 1}}
+    whole = prepare(tree, preset_name=None)
+    assert (
+        whole.remarks == ("not opened, though they may hold pictures: more.zip",) and len(whole.training.skipped) == 1
+    )
+    part = prepare({**tree, "data": {**tree["data"], "held_out": 0.5}}, preset_name=None)
+    assert part.remarks[0] == whole.remarks[0] and len(part.remarks) == 2
+    assert part.remarks[1].startswith("skipped 1 unreadable pictures, the first: ") and "broken.png" in part.remarks[1]

@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import http.server
-import importlib.util
+import importlib
 import io
 import json
 import shutil
@@ -13,9 +13,11 @@ import tarfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from braceexpand import braceexpand
 from PIL import Image
 
 from fromnoise.data import Columns, Shards, Source, Unreadable, open_source
@@ -81,7 +83,7 @@ def test_samples_of_several_shards(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # it leaves its files open
 def test_what_webdataset_itself_reads_is_the_same(tmp_path: Path) -> None:
-    webdataset = pytest.importorskip("webdataset")
+    webdataset: Any = importlib.import_module("webdataset")
     for path in shards(tmp_path):
         theirs = list(webdataset.WebDataset(str(path), shardshuffle=False, empty_check=False))
         ours = open_source(path, True)
@@ -281,13 +283,8 @@ def test_no_room_is_made_for_what_a_header_claims(tmp_path: Path) -> None:
 def test_braces() -> None:
     assert expanded("a-{08..11}.tar") == ["a-08.tar", "a-09.tar", "a-10.tar", "a-11.tar"]
     assert expanded("{x,y}{1..2}") == ["x1", "x2", "y1", "y2"] and expanded("plain") == ["plain"]
-    try:
-        braceexpand = importlib.import_module("braceexpand").braceexpand
-    except ImportError:
-        braceexpand = None
     for pattern in ("s-{000..123}.tar", "{a,b,c}/{8..12}", "{train,test}-{00..03}-of-04.tar"):
-        if braceexpand is not None:
-            assert expanded(pattern) == list(braceexpand(pattern))
+        assert expanded(pattern) == list(braceexpand(pattern))
     for wrong in ("{}", "{a}", "{3..1}", "{0..99999999}", "{0..999}{0..999}"):
         with pytest.raises(WrongUse):
             expanded(wrong)
@@ -311,7 +308,6 @@ def served(tmp_path: Path) -> Iterator[str]:
 
 
 def test_shards_from_elsewhere_are_fetched_once(served: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("webdataset")
     if shutil.which("curl") is None:
         pytest.skip("webdataset fetches by curl")
     monkeypatch.setenv("FROMNOISE_CACHE", str(tmp_path / "cache"))
@@ -341,10 +337,9 @@ def test_shards_from_elsewhere_are_fetched_once(served: str, tmp_path: Path, mon
 def test_a_pipe_and_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FROMNOISE_CACHE", str(tmp_path / "cache"))
     path = shards(tmp_path)[1]
-    if importlib.util.find_spec("webdataset") is not None:
-        assert levels(open_source(f"pipe:cat '{path}'")) == [10, 11, 12, 13]
-        with pytest.raises(FromnoiseError, match="cannot fetch pipe:false"):
-            open_source("pipe:false")
+    assert levels(open_source(f"pipe:cat '{path}'")) == [10, 11, 12, 13]
+    with pytest.raises(FromnoiseError, match="cannot fetch pipe:false"):
+        open_source("pipe:false")
     monkeypatch.setitem(sys.modules, "webdataset.gopen", None)
     with pytest.raises(WrongUse, match=r"pip install 'fromnoise\[shards\]'"):
         open_source("https://example.invalid/x.tar")

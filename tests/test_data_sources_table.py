@@ -1,5 +1,6 @@
 """Parquet files and data sets that ``datasets`` saved: bytes and paths, names of classes, splits, damage."""
 
+import importlib
 import io
 import json
 import os
@@ -9,15 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from fromnoise.data import Columns, Table, Unreadable, open_source
 from fromnoise.data import parquet as parquet_module
 from fromnoise.errors import FromnoiseError, WrongUse
-
-pa = pytest.importorskip("pyarrow")
-pq = pytest.importorskip("pyarrow.parquet")
 
 COUNT = 60
 RNG = np.random.default_rng(31)
@@ -238,7 +238,7 @@ def test_what_datasets_itself_has_written(tmp_path: Path, monkeypatch: pytest.Mo
     """The layouts above are taken from it; here it writes them, and the hub's loader reads a folder in its form."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
-    datasets = pytest.importorskip("datasets")
+    datasets: Any = importlib.import_module("datasets")  # once it may look for its folders
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     datasets.disable_progress_bars()
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=NAMES)})

@@ -82,7 +82,7 @@ def test_ctrl_c_saves_says_how_to_go_on_and_goes_on(
         signal.raise_signal(signal.SIGINT)
         return 1e-3
 
-    place = {"train": "fromnoise.train.loop.learning_rate", "sample": "fromnoise.task.demo.open_run"}[moment]
+    place = {"train": "fromnoise.train.Learner.rate", "sample": "fromnoise.task.demo.open_run"}[moment]
     with monkeypatch.context() as patch:
         if moment == "train":
             patch.setattr(place, pressed)

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fromnoise.data import Digits, Fit, Source, open_source
+from fromnoise.data.auto import auto_side, usual_side
 from fromnoise.data.placement import PLACEMENTS
 from fromnoise.errors import WrongUse
 from fromnoise.task.inspect import Comparing, Inspected, Inspecting, balanced, inspect
-from fromnoise.task.inspect_advice import advise, usual_side
+from fromnoise.task.inspect_advice import advise
 from fromnoise.task.inspect_facts import Facts, as_dict
 from fromnoise.task.inspect_measure import size_facts, spread
 from fromnoise.task.inspect_page import Shown, data_uri, page
@@ -219,7 +220,9 @@ def test_the_side_is_that_which_training_takes(sides: list[int], tmp_path: Path)
     for k, side in enumerate(sides):
         photo(side, side + k, k).save(tmp_path / f"{k}.png")
     config, _ = settle({"data": {"path": str(tmp_path)}}, preset_name=None, source="the test")
-    assert usual_side({side: sides.count(side) for side in sides}) == config.data.height
+    expected = max((side for side in (8, 16, 32, 64) if 2 * sum(one >= side for one in sides) >= len(sides)), default=8)
+    assert usual_side({side: sides.count(side) for side in sides}) == expected == config.data.height
+    assert auto_side(open_source(tmp_path)) == expected
 
 
 @pytest.mark.parametrize(
@@ -418,7 +421,7 @@ def test_the_verdict_says_it_in_plain_words(mess: Path) -> None:
     assert "cat/4 cut.png (image file is truncated" in broken and "\n" not in broken
     assert texts["2 pictures are exact copies of others: cat/2 again.png and dog/6 cat.png of cat/0.png"] == "bad"
     assert texts["1 picture is in several classes at once: cat/2 again.png and dog/6 cat.png of cat/0.png"] == "bad"
-    assert texts["1 picture is almost the same as others: cat/3 near.jpg of cat/0.png"] == "note"
+    assert texts["1 picture is almost the same as another: cat/3 near.jpg of cat/0.png"] == "note"
     assert texts["1 picture is one single colour to the network: dog/3 white.png"] == "bad"
     assert texts["1 picture is stored turned (EXIF), and set upright"] == "note"
     assert "2 classes with 4 (cat) to 8 (dog) pictures" in texts
@@ -450,6 +453,8 @@ def test_uneven_and_lonely_classes_are_told() -> None:
     images = [np.asarray(photo(16, 16, seed)) for seed in range(24)]
     uneven = inspected(Given(images, [0] * 22 + [1] * 2)).verdict
     assert any("the small ones will be learned badly" in line.text and line.level == "note" for line in uneven)
+    even = inspected(Given(images, [0, 1, 2] * 8)).verdict
+    assert Line("good", "3 classes with 8 pictures each") in even
     lonely = inspected(Given(images, [0] * 24)).verdict
     assert any("only one class" in line.text and line.level == "bad" for line in lonely)
 
@@ -471,6 +476,15 @@ def test_channels_that_are_not_needed_and_missing_contrast_are_told(
 ) -> None:
     found = inspected(Given([image]), Fit(height=16, width=16, channels=channels))
     assert any(words in line.text for line in found.verdict)
+
+
+def test_names_are_shortened_in_lines_and_whole_in_the_facts(tmp_path: Path) -> None:
+    for name in (f"{'a' * 200}-1.png", f"{'a' * 200}-2.png", f"{'b' * 76}.png"):
+        photo(16, 16, 5).save(tmp_path / name)
+    found = inspected(open_source(tmp_path), name=str(tmp_path))
+    line = next(line.text for line in found.verdict if "exact copies" in line.text)
+    assert f" {'a' * 40}…{'a' * 33}-2.png and {'b' * 76}.png of {'a' * 40}…{'a' * 33}-1.png" in line
+    assert found.facts.copies[0][0] == f"{tmp_path}/{'a' * 200}-1.png"
 
 
 def test_amounts_are_written_as_people_say_them() -> None:

@@ -68,6 +68,7 @@ def test_files_are_copied_as_they_are_and_where_they_lay(data: Path, tmp_path: P
     ("options", "gone"),
     [
         ({"copies": False}, {"dog/again.png"}),
+        ({"near_copies": False}, {"dog/near.jpg"}),
         ({"copies": False, "near_copies": False}, {"dog/again.png", "dog/near.jpg"}),
     ],
 )
@@ -165,6 +166,16 @@ def test_data_that_changed_in_between_are_told(tmp_path: Path) -> None:
     with pytest.raises(FromnoiseError, match="have changed since"):
         list(write_clean(source, found, tmp_path / "out"))
     assert sorted(os.listdir(tmp_path)) == ["data"]
+
+
+def test_near_copies_that_were_not_looked_for_cannot_be_left_out(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fromnoise.task.inspect_tally.available_memory", lambda: 100)
+    with pytest.raises(FromnoiseError, match="memory being short"):
+        cleaned(data, tmp_path / "out", near_copies=False)
+    assert not (tmp_path / "out").exists()
+    assert cleaned(data, tmp_path / "out", copies=False).pictures == 4
 
 
 def test_where_nothing_is_usable_nothing_is_copied(tmp_path: Path) -> None:

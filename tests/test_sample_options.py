@@ -452,7 +452,7 @@ def test_guidance_towards_no_label_is_told(trained: Path, tmp_path: Path, capsys
     words = ["--interpolate", *[trained.parent / "a.png"] * 2, "--guidance", 3, "--out", tmp_path / "s.png"]
     assert main([str(word) for word in ["sample", trained, *words]]) == 2
     assert capsys.readouterr().err.splitlines() == [
-        "fromnoise: guidance needs to know the label that it should strengthen: give one a picture"
+        "fromnoise: guidance needs to know the label or the values that it should strengthen: give some"
     ]
     assert not (tmp_path / "s.png").exists()
 

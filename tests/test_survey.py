@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from fromnoise.data import Digits, Folder, Source, Unreadable, decode
+from fromnoise.data import Digits, Folder, Unreadable, decode
+from fromnoise.data.source import Files
 from fromnoise.data.survey import FileFacts, ailment, file_path, raw_bytes, survey
 
 PICTURE = Image.fromarray(np.random.default_rng(3).integers(0, 256, (40, 60, 3), dtype=np.uint8))
@@ -189,7 +190,7 @@ def test_a_file_that_a_table_names_elsewhere_is_not_opened(tmp_path: Path) -> No
     assert [raw_bytes(source, k) is None for k in range(len(source))].count(True) == len(source) - 1
 
 
-class Boxed(Source):
+class Boxed(Files):
     """A source that is no folder and hands out its files; of the second it cannot."""
 
     def __len__(self) -> int:
@@ -206,7 +207,7 @@ class Boxed(Source):
 
     def raw(self, index: int) -> bytes | None:
         if index:
-            raise OSError("the shelf is empty")
+            raise Unreadable("1", "the shelf is empty")
         return png(8, 0)
 
 

@@ -404,7 +404,7 @@ def test_times_are_uniform_and_noise_is_normal_from_picture_to_picture() -> None
 
 def test_what_fails_in_the_thread_is_told_in_the_loop() -> None:
     class Broken:
-        labels = None
+        labels = values = None
 
         def __len__(self) -> int:
             return 8
@@ -452,7 +452,7 @@ def test_a_length_must_be_given() -> None:
         ({"batch_size": 8, "accumulate": 3}, "[train] accumulate = 3 does not divide batch_size = 8"),
         ({"ema_decay": 1.0}, "[train] ema_decay = 1.0: must lie between 0 and 1, 1 not included"),
         ({"label_dropout": 1.1}, "[train] label_dropout = 1.1: must lie between 0 and 1"),
-        ({"precision": "half"}, "[train] precision = 'half': known are float32, bfloat16, float16"),
+        ({"precision": "half"}, "[train] precision = 'half': known are float32, tf32, bfloat16, float16"),
         ({"seed": 2**63}, f"[train] seed = {2**63}: must have at most 63 bits"),
     ],
 )

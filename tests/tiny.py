@@ -111,7 +111,7 @@ def weights(out: Path) -> dict[str, Tensor]:
 def lines(out: Path) -> list[dict[str, Any]]:
     """metrics.jsonl without the one number that depends on the clock."""
     read = [json.loads(line) for line in RunFolder(out).metrics.read_text().splitlines()]
-    assert all(line.pop("images_per_second") > 0 for line in read)
+    assert all(line.pop("images_per_second") > 0 for line in read if "loss" in line)
     return read
 
 

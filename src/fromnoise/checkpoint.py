@@ -2,8 +2,9 @@
 
     RUN/config.toml                     the resolved settings
     RUN/metrics.jsonl                   one line a report
+    RUN/captions.jsonl                  a line on every picture trained on, if they have captions: name and caption
     RUN/samples/000050000.png           grids, by pictures seen
-    RUN/checkpoints/000050000/          model, ema, optimizer (.safetensors) and state.json
+    RUN/checkpoints/000050000/          model, ema, optimizer (.safetensors), state.json, and averages if tracked
 
 A checkpoint is written aside, synced, and renamed: it is whole or absent. ``state.json`` holds the size and the SHA-256
 of every file, and one of itself, so that damage is noticed before anything is built on it. Nothing here reads or writes
@@ -15,8 +16,9 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,11 @@ class RunFolder:
     def metrics(self) -> Path:
         """One JSON object a line."""
         return self.path / "metrics.jsonl"
+
+    @property
+    def captions(self) -> Path:
+        """One JSON object a line, with the keys ``name`` and ``caption``."""
+        return self.path / "captions.jsonl"
 
     @property
     def checkpoints(self) -> Path:
@@ -97,7 +104,7 @@ class RunFolder:
     def save(
         self, images: int, tensors: Mapping[str, Mapping[str, Tensor]], state: dict[str, Any], config: str
     ) -> Path:
-        """Write a checkpoint: ``tensors`` by file (model, ema, optimizer), ``state`` a small JSON object.
+        """Write a checkpoint: ``tensors`` by file (model, ema, optimizer and any more), ``state`` a small JSON object.
 
         Raises ``FromnoiseError`` if the disk is full or refuses; earlier checkpoints are untouched then.
         """
@@ -108,9 +115,9 @@ class RunFolder:
                 shutil.rmtree(aside, ignore_errors=True)
                 aside.mkdir(parents=True)
                 files = {}
-                for name in _FILES:
+                for name, content in tensors.items():
                     file = aside / f"{name}.safetensors"
-                    write_weights(file, tensors[name], config=config, images=images, what=name)
+                    write_weights(file, content, config=config, images=images, what=name)
                     files[file.name] = {"bytes": file.stat().st_size, "sha256": digest(file)}
                 record = {"format": FORMAT, "images": images, "files": files, "state": state}
                 record["sha256"] = _digest_of_record(record)
@@ -124,24 +131,50 @@ class RunFolder:
                 shutil.rmtree(aside, ignore_errors=True)
         return final
 
-    def prune(self, keep: int, images: int) -> None:
+    def prune(self, keep: int, images: int, *, every: int = 0) -> None:
         """Remove all but the newest ``keep`` checkpoints, the one of ``images`` just written being the newest.
 
-        Later ones than that were damaged, or the run would have gone on from them; they must not count as kept.
+        Later ones than that were damaged, or the run would have gone on from them; they must not count as kept. With
+        ``every``, of all older ones the first at or after each multiple of so many pictures stays as well.
         """
         whole = [folder for folder in self._newest_first() if int(folder.name) <= images]
-        for old in set(self._newest_first()) - set(whole[:keep]):
+        kept = set(whole[:keep])
+        if every:
+            kept |= {min(part, key=_images) for _, part in groupby(reversed(whole), lambda f: _images(f) // every)}
+        for old in set(self._newest_first()) - kept:
             shutil.rmtree(old, ignore_errors=True)
 
-    def latest(self) -> "tuple[Checkpoint | None, list[Damaged]]":
-        """The newest checkpoint that verifies, or ``None``, and what was wrong with the newer ones."""
+    def has_checkpoints(self) -> bool:
+        """Whether there are any, whole or damaged."""
+        return bool(self._newest_first())
+
+    def latest(self, *, below: int | None = None) -> "tuple[Checkpoint | None, list[Damaged]]":
+        """The newest checkpoint that verifies, or ``None``, and what was wrong with the newer ones.
+
+        With ``below``, only those of fewer pictures seen count.
+        """
         damaged: list[Damaged] = []
         for folder in self._newest_first():
+            if below is not None and _images(folder) >= below:
+                continue
             try:
                 return Checkpoint.open(folder), damaged
             except Damaged as error:
                 damaged.append(error)
         return None, damaged
+
+    def write_captions(self, captions: Iterable[tuple[str, str]] | None) -> None:
+        """Write (name, caption) of every picture, all or nothing; with ``None``, remove those of an earlier start.
+
+        Raises ``FromnoiseError`` if the disk is full or refuses.
+        """
+        with explained(f"cannot write to {self.captions}"):
+            if captions is None:
+                self.captions.unlink(missing_ok=True)
+                return
+            lines = (json.dumps({"name": name, "caption": text}, ensure_ascii=False) for name, text in captions)
+            # What UTF-8 has no bytes for is written as JSON's own escape.
+            write_whole(self.captions, "".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace"))
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         """Add one line."""
@@ -173,6 +206,7 @@ class Checkpoint:
     path: Path
     images: int
     state: dict[str, Any]
+    names: tuple[str, ...]
 
     @staticmethod
     def open(folder: Path) -> "Checkpoint":
@@ -184,7 +218,8 @@ class Checkpoint:
             files, images, state = record["files"], record["images"], record["state"]
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise Damaged(f"checkpoint {folder}: state.json is missing or damaged") from error
-        for name in (f"{stem}.safetensors" for stem in _FILES):
+        names = [f"{stem}.safetensors" for stem in _FILES]
+        for name in names + sorted(files.keys() - names):
             file = folder / name
             wanted = files.get(name, {})
             try:
@@ -193,11 +228,11 @@ class Checkpoint:
                 whole = False
             if not whole:
                 raise Damaged(f"checkpoint {folder}: {name} is missing or damaged")
-        return Checkpoint(folder, images, state)
+        return Checkpoint(folder, images, state, tuple(name.removesuffix(".safetensors") for name in files))
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """Everything that was saved, by file."""
-        return {name: read_weights(self.path / f"{name}.safetensors")[0] for name in _FILES}
+        return {name: read_weights(self.file(name))[0] for name in self.names}
 
     def file(self, name: str) -> Path:
         """The path of one of its files: model, ema or optimizer."""
@@ -228,6 +263,10 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if metadata.get("format") != FORMAT or "config" not in metadata:
         raise Damaged(f"{path} was not written by fromnoise: it carries no settings, so the network is unknown")
     return tensors, metadata
+
+
+def _images(folder: Path) -> int:
+    return int(folder.name)
 
 
 def _digest_of_record(record: dict[str, Any]) -> str:

@@ -15,38 +15,56 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from fromnoise import __version__
-from fromnoise.errors import INTERRUPTED, FromnoiseError, WrongUse, nearest
+from fromnoise.errors import INTERRUPTED, FromnoiseError, Lost, WrongUse, nearest
+from fromnoise.memory import is_shortage
+from fromnoise.worker import here
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    words, worker = list(sys.argv[1:] if argv is None else argv), here()
+    if worker is None:
+        code, wrong, _ = _run(words)
+        if wrong is not None:
+            _complain(wrong)
+        return code
+    code = worker.begin()
+    if code is not None:
+        return code
+    with worker.silence(debug="--debug" in words):
+        code, wrong, died = _run(words)
+    speaks, told = worker.end(code, died=died)
+    if wrong is not None and speaks:
+        _complain(wrong)
+    return told
+
+
+def _run(words: list[str]) -> tuple[int, str | None, bool]:
+    """The exit code, what to say of it, and whether this is a worker's death that a new start may mend."""
     debug = "--debug" in words
     try:
         args = _parser().parse_args(words)
         if args.verb is None:
             _parser().print_help()
-            return 0
+            return 0, None, False
         verb = importlib.import_module("fromnoise.verb")  # Only now, for it brings torch.
         code: int = getattr(verb, args.verb)(args, words)
         sys.stdout.flush()  # Here, where a pipe that was closed is no fault, and not when Python ends.
-        return code
+        return code, None, False
     except KeyboardInterrupt:
-        _complain("interrupted")
-        return INTERRUPTED
+        return INTERRUPTED, "interrupted", False
     except BrokenPipeError:
         with contextlib.suppress(OSError):  # Else Python tries once more at its end, and complains.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return 1, None, False
     except Exception as error:
         if debug:
             traceback.print_exc()
         known = error if isinstance(error, FromnoiseError) else _out_of_memory(error)
         if known is not None:
-            _complain(str(known))
-            return known.exit_code
-        _complain(f"{type(error).__name__}: {' '.join(str(error).split())} (a fault of fromnoise; --debug shows where)")
-        return 1
+            return known.exit_code, str(known), isinstance(known, Lost)
+        what = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        return 1, f"{what} (a fault of fromnoise; --debug shows where)", False
 
 
 def _complain(text: str) -> None:
@@ -54,11 +72,10 @@ def _complain(text: str) -> None:
 
 
 def _out_of_memory(error: Exception) -> FromnoiseError | None:
-    text = str(error)
-    if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
+    if is_shortage(error):
         return FromnoiseError(
-            "not enough memory: raise train.accumulate (--set train.accumulate=4 keeps the batch and needs a quarter), "
-            "lower train.batch_size, or for sampling --batch-size"
+            "not enough memory: train with --micro-batch auto (the same steps, in parts that fit), or lower "
+            "train.batch_size; for sampling lower --batch-size"
         )
     return None
 
@@ -107,9 +124,18 @@ def _parser() -> _Parser:
         "--resolution", metavar="N|HxW", help="size in pixels to look at them in (what most of them fill)"
     )
     inspect.add_argument("--channels", type=int, metavar="C", help="1, 3 or 4 (what they show)")
-    inspect.add_argument("--classes", action="store_true", help="sub-folders are classes")
-    inspect.add_argument("--write-clean", type=Path, metavar="DIR", help="copy the usable pictures into a new folder")
-    inspect.add_argument("--no-copies", action="store_true", help="with --write-clean: of copies only the first")
+    inspect.add_argument("--fit", metavar="HOW", help="crop, pad or stretch other proportions (crop)")
+    inspect.add_argument("--classes", action="store_true", help="sub-folders, or the labels of a table, are classes")
+    inspect.add_argument("--labels", metavar="TABLE", help="a CSV, JSON or JSONL file with labels, captions or values")
+    inspect.add_argument(
+        "--set", action="append", default=[], metavar="data.KEY=VALUE", help="any other setting of the data"
+    )
+    clean = inspect.add_argument_group("a cleaned copy")
+    clean.add_argument("--write-clean", type=Path, metavar="DIR", help="copy the usable pictures into a new folder")
+    clean.add_argument("--no-copies", action="store_true", help="of pictures with the same pixels only the first")
+    clean.add_argument(
+        "--no-near-copies", action="store_true", help="of those that look almost the same only the first; see the page"
+    )
 
     train = _verb(verbs, "train", "train on a folder of pictures; goes on by itself if RUN exists")
     train.add_argument(
@@ -128,7 +154,20 @@ def _parser() -> _Parser:
     length.add_argument("--steps", type=int, metavar="N", help="length of the run in optimizer steps")
     length.add_argument("--epochs", type=float, metavar="N", help="length in passes over the data")
     length.add_argument("--images", type=int, metavar="N", help="length in pictures seen")
+    train.add_argument(
+        "--micro-batch", metavar="auto|N", help="compute a batch N pictures at a time; auto: as many as memory holds"
+    )
+    train.add_argument("--processes", type=int, metavar="N", help="train with so many processes on this machine (1)")
+    train.add_argument("--dry-run", action="store_true", help="show the settings and do one step; nothing is written")
     _settings(train)
+
+    estimate = _verb(verbs, "estimate", "what a training would take: memory, time, disk, and how much arithmetic")
+    estimate.add_argument("data", metavar="DATA", help="pictures, as for train; they are not decoded")
+    estimate.add_argument("--preset", metavar="P", help="a shipped preset or a .toml file (chosen by their size)")
+    estimate.add_argument("--resolution", metavar="N|HxW", help="size in pixels (what most of the pictures fill)")
+    estimate.add_argument("--channels", type=int, metavar="C", help="1, 3 or 4 (what the pictures show)")
+    estimate.add_argument("--classes", action="store_true", help="sub-folders, or the labels of a table, are classes")
+    _settings(estimate)
 
     sample = _verb(verbs, "sample", "draw pictures from a run folder or a .safetensors file")
     sample.add_argument(
@@ -143,7 +182,7 @@ def _parser() -> _Parser:
         "--eta", type=float, metavar="E", help="share of fresh noise in a step, 0 to 1 (ddim, euler_ancestral)"
     )
     how.add_argument("--variance", metavar="V", help="of ancestral's steps: small, large, learned_range, analytic")
-    how.add_argument("--guidance", type=float, metavar="W", help="push towards the class, 1 for none (the run's)")
+    how.add_argument("--guidance", type=float, metavar="W", help="push towards what is asked for, 1 for none (the run's)")
     by = how.add_mutually_exclusive_group()
     by.add_argument("--weak", type=Path, metavar="RUN", help="a weaker run to be guided away from, instead of no class")
     by.add_argument("--classifier", metavar="MODULE:NAME", help="your own (x_t, t) -> logits, for classifier guidance")
@@ -163,11 +202,17 @@ def _parser() -> _Parser:
     )
     made.add_argument("--fit", action="store_true", help="resize and crop given pictures to the model's size")
     sample.add_argument("--seed", type=int, default=0, metavar="I", help="seed of the first picture (0)")
-    sample.add_argument("--label", metavar="L[,L…]", help="class names or numbers, taken in turn (all of them)")
+    sample.add_argument(
+        "--label", metavar="L[,L…]", help="class names or numbers, or sets such as dog+outside, taken in turn (all)"
+    )
+    sample.add_argument(
+        "--value", action="append", default=[], metavar="NAME=X[,X…]", help="a number the model knows, taken in turn"
+    )
     sample.add_argument("--batch-size", type=int, default=64, metavar="B", help="pictures at a time (64)")
     sample.add_argument("--weights", choices=["ema", "model"], default="ema", help="averaged weights or the last ones")
     sample.add_argument("--columns", type=int, metavar="K", help="of the grid (about as wide as high)")
     sample.add_argument("--compile", action="store_true", help="compile the network first; pays on a GPU")
+    sample.add_argument("--processes", type=int, metavar="N", help="draw with so many processes on this machine (1)")
     sample.add_argument("--overwrite", action="store_true", help="write to PATH even if it exists")
     _settings(sample)
 
@@ -191,6 +236,10 @@ def _parser() -> _Parser:
     )
     likelihood.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, mps (the GPU if there is one)")
 
+    plot = _verb(verbs, "plot", "curves of one training run or several: loss, gradient, speed, colours, scores")
+    plot.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders, finished or at work")
+    plot.add_argument("--out", type=Path, metavar="PNG", help="where they go (RUN/curves.png; of several ./curves.png)")
+
     compare = _verb(verbs, "compare", "samplers and numbers of steps side by side: quality against network calls")
     compare.add_argument("run_path", type=Path, metavar="RUN|FILE", help="a run folder, or a .safetensors file")
     compare.add_argument("data", nargs="?", metavar="DATA", help="pictures to compare with (the run's own)")
@@ -202,6 +251,13 @@ def _parser() -> _Parser:
     compare.add_argument("--seed", type=int, default=0, metavar="I", help="seed of the first picture (0)")
     compare.add_argument("--batch-size", type=int, default=256, metavar="B", help="pictures at a time (256)")
     compare.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, mps (the GPU if there is one)")
+
+    average = _verb(verbs, "average", "average a run's weights over another stretch of training, afterwards")
+    average.add_argument("run_path", type=Path, metavar="RUN", help="a run folder with snapshots of averages")
+    average.add_argument("--width", type=float, required=True, metavar="X", help="spread, as a share of the run: 0.08")
+    average.add_argument("--images", type=int, metavar="N", help="as of so many pictures seen (the last snapshot)")
+    average.add_argument("--out", type=Path, metavar="FILE", help="a .safetensors file (RUN/average-X.safetensors)")
+    average.add_argument("--overwrite", action="store_true", help="write to FILE even if it exists")
     parser.verbs = verbs.choices  # type: ignore[attr-defined]
     return parser
 

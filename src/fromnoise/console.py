@@ -2,8 +2,9 @@
 
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -15,9 +16,10 @@ from fromnoise.task.inspect import Inspected, InspectEvent, Inspecting
 from fromnoise.task.inspect_clean import Cleaned, CleanEvent, Cleaning
 from fromnoise.task.likelihood import LikelihoodEvent, MeasuredLikelihood, Scoring
 from fromnoise.task.sample import Drawing, Drawn, SampleEvent
-from fromnoise.task.train import Ended, Measured, Saved, Started, Trained, TrainEvent
+from fromnoise.task.train import Ended, Looked, Measured, Noted, RolledBack, Saved, Started, Trained, TrainEvent
 
 _EVERY = 10.0  # seconds between two lines of a log
+_OFF = 3.0  # standard errors from which on a drift of colours is no longer chance
 
 
 class Meter:
@@ -78,18 +80,28 @@ def follow(events: Iterable[Event]) -> Event | None:
     last: Event | None = None
     meter: Meter | None = None
     note = doing = ""
+    steps = 0
     try:
         for last in events:
             if isinstance(last, Started):
                 _introduce(last)
+                steps = last.steps
                 meter = _begin(meter, "training", last.steps, last.step)
             elif isinstance(last, Measured):
-                rate = last.line["images_per_second"]
-                note = f"loss {last.line['loss']:.4f}, {rate:.4g} pictures/s"
+                loss, rate = last.line["loss"], last.line["images_per_second"]
+                note = f"{'no step taken' if loss is None else f'loss {loss:.4f}'}, {rate:.4g} pictures/s"
             elif isinstance(last, Trained) and meter is not None:
                 meter.show(last.report.step, note)
             elif isinstance(last, Saved) and meter is not None:
                 meter.say(f"saved {last.path}")
+            elif isinstance(last, Looked) and meter is not None:
+                for text in _seen(last.line):
+                    meter.say(text)
+            elif isinstance(last, Noted) and meter is not None:
+                meter.say(f"fromnoise: {last.text}")
+            elif isinstance(last, RolledBack) and meter is not None:
+                meter.say(f"fromnoise: {last.why}; back to {last.images:,} pictures seen, with other randomness")
+                meter = _begin(meter, "training", steps, last.step)
             elif isinstance(last, Drawing):
                 if meter is None or last.done == 1:
                     meter = _begin(meter, "sampling", last.total)
@@ -140,6 +152,8 @@ def _introduce(started: Started) -> None:
     if started.skipped:
         say(f"fromnoise: skipped {len(started.skipped)} unreadable pictures, the first: {started.skipped[0]}")
     classes = f", {len(data.class_names)} classes" if data.class_names else ""
+    if data.quantities:
+        classes += f", {len(data.quantities)} values a picture"
     say(
         f"{started.pictures:,} pictures as {data.height}x{data.width}x{data.channels}{classes}; network of "
         f"{started.parameters:,} parameters on {started.device}; run folder {started.run}"
@@ -148,6 +162,21 @@ def _introduce(started: Started) -> None:
         say(f"the run is at its end: {started.step:,} steps, {started.images:,} pictures seen")
     elif started.step:
         say(f"going on at step {started.step:,} of {started.steps:,} ({started.images:,} pictures seen)")
+
+
+def _seen(line: dict[str, Any]) -> Iterator[str]:
+    """What a look at samples is worth saying: the score beside that of real pictures, and colours that are off."""
+    samples, score = line.get("samples"), line.get("score")
+    if samples is not None and samples["drift"] > _OFF * samples["chance"]:
+        yield (
+            f"colours: a channel of the samples is {samples['drift']:.1f} of 255 away from the data; as many real "
+            f"pictures differ by about {samples['chance']:.1f}"
+        )
+    if score is not None:
+        yield (
+            f"score: {score['frechet']:.4g}, of as many real pictures {score['floor']:.4g} (Fréchet distance in pixel "
+            f"space of {score['samples']} samples, {score['sampler']} with {score['steps']} steps)"
+        )
 
 
 def _clock(seconds: float) -> str:

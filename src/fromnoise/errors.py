@@ -23,6 +23,10 @@ class WrongUse(FromnoiseError, ValueError):
     exit_code: ClassVar[int] = 2
 
 
+class Lost(FromnoiseError):
+    """Another process of the same training is gone, so this one cannot go on; from the last checkpoint all can."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown ``word``: the nearest known one, or all of them if none is near."""
     names = sorted(known)

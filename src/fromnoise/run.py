@@ -11,7 +11,7 @@ from torch import nn
 from fromnoise import checkpoint
 from fromnoise.config import Config, build_network, build_pipeline, parse, sampled_as
 from fromnoise.errors import FromnoiseError, WrongUse
-from fromnoise.pipeline import Pipeline
+from fromnoise.pipeline import Pipeline, Values
 from fromnoise.schema import read_toml
 from fromnoise.types import ImageArray
 
@@ -36,10 +36,16 @@ class Run:
         return self.pipeline.classes
 
     def sample(
-        self, n: int = 16, *, seed: int = 0, labels: int | Sequence[int] | None = None, batch_size: int = 64
+        self,
+        n: int = 16,
+        *,
+        seed: int = 0,
+        labels: int | Sequence[int] | None = None,
+        values: Values | None = None,
+        batch_size: int = 64,
     ) -> ImageArray:
         """``n`` pictures, uint8 (n, H, W, C). See :meth:`fromnoise.pipeline.Pipeline.sample`."""
-        return self.pipeline.sample(n, seed=seed, labels=labels, batch_size=batch_size)
+        return self.pipeline.sample(n, seed=seed, labels=labels, values=values, batch_size=batch_size)
 
     def sampled_as(
         self,

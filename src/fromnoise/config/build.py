@@ -13,7 +13,10 @@ from fromnoise.parameterization import Karras, PosteriorMean
 from fromnoise.pipeline import Pipeline
 from fromnoise.sampler import check
 from fromnoise.schedule import DiscreteSchedule
+from fromnoise.train.augment import LABELS
 from fromnoise.transition import LearnedRange
+
+_AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}  # The other precisions are no autocast.
 
 
 def build_network(config: Config) -> nn.Module:
@@ -25,15 +28,19 @@ def build_network(config: Config) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
         return config.network.build(
-            data.channels, doubled * data.channels, (data.height, data.width), len(data.class_names)
+            data.channels,
+            doubled * data.channels,
+            (data.height, data.width),
+            len(data.class_names),
+            data.quantities.standard,
+            LABELS if config.train.augment.active else 0,
         )
 
 
 def build_denoiser(config: Config, network: nn.Module, *, training: bool) -> Denoiser:
     """Clipping belongs to sampling, lower precision to training. Raises ``WrongUse`` for parts that do not fit."""
     clip = None if training else config.sampling.clip
-    precision: torch.dtype = getattr(torch, config.train.precision)
-    autocast = precision if training and precision != torch.float32 else None
+    autocast = _AUTOCAST.get(config.train.precision) if training else None
     parameterization = config.parameterization
     if isinstance(parameterization, PosteriorMean) and isinstance(config.schedule, DiscreteSchedule):
         parameterization = replace(parameterization, schedule=config.schedule)  # A level does not know its neighbours.
@@ -70,6 +77,7 @@ def build_pipeline(config: Config, network: nn.Module) -> Pipeline:
         sampler=sampling.sampler,
         spacing=sampling.spacing,
         classes=data.class_names,
+        quantities=data.quantities,
     )
 
 
@@ -102,13 +110,14 @@ def _check_sampling(config: Config) -> None:
 
 def _check_guidable(config: Config) -> None:
     what = f"guidance = {config.sampling.guidance.scale:g}"
-    if not config.data.class_names:
+    if not config.data.class_names and not config.data.quantities:
         raise WrongUse(
             f"{what}: this model was trained without classes, so there is none to push towards; train with --classes, "
             f"or guide by a weaker run (--weak)"
         )
     if not config.train.label_dropout:
+        known = "labels" if config.data.class_names else "values"
         raise WrongUse(
-            f"{what}: this model has never gone without labels (train.label_dropout = 0); train with --set "
+            f"{what}: this model has never gone without {known} (train.label_dropout = 0); train with --set "
             f"train.label_dropout=0.1, or guide by a weaker run (--weak)"
         )

@@ -7,6 +7,8 @@ from fromnoise import schedule as schedules
 from fromnoise.codec import Codec, Pixels
 from fromnoise.config.tree import NetworkSettings, UNetSettings
 from fromnoise.denoiser import Clip, Clipping, DynamicClip, NoClip
+from fromnoise.train import optimizer as optimizers
+from fromnoise.train import rate as rates
 
 TABLES: dict[type, dict[str, type]] = {
     Codec: {"pixels": Pixels},
@@ -87,6 +89,12 @@ TABLES: dict[type, dict[str, type]] = {
         "p2": objectives.P2,
         "edm": objectives.EDMWeighting,
         "sigmoid_snr": objectives.SigmoidSNR,
+    },
+    optimizers.Optimizer: {"adam": optimizers.Adam, "adamw": optimizers.AdamW},
+    rates.Rate: {
+        "constant": rates.ConstantRate,
+        "cosine": rates.CosineRate,
+        "inverse_sqrt": rates.InverseSqrtRate,
     },
 }
 TABLES[schedules.DiscreteSchedule] = {

@@ -10,6 +10,7 @@ from fromnoise.codec import Codec, Pixels
 from fromnoise.data.conditions import Columns
 from fromnoise.data.fit import FILTERS
 from fromnoise.data.placement import PLACEMENTS
+from fromnoise.data.quantities import Quantities
 from fromnoise.denoiser import Clip, Clipping
 from fromnoise.errors import WrongUse, nearest
 from fromnoise.ladder import Spacing, UniformLogSNR
@@ -52,6 +53,8 @@ class DataSettings:
     """Which split, of a data set that has several."""
     class_names: tuple[str, ...] = ()
     """Found in the data; saved with the run."""
+    quantities: Quantities = field(default_factory=Quantities)
+    """The numbers that the pictures are told with: found in the data; saved with the run."""
     held_out: float = 0.0
     """Share of the pictures, of every class alike, that training does not see and scores are taken against."""
     strict: bool = False
@@ -77,8 +80,20 @@ class NetworkSettings(ABC):
     """[network]: which network, and of what size."""
 
     @abstractmethod
-    def build(self, in_channels: int, out_channels: int, size: tuple[int, int], num_classes: int) -> nn.Module:
-        """The network, freshly initialised, for pictures of ``size`` (height, width)."""
+    def build(
+        self,
+        in_channels: int,
+        out_channels: int,
+        size: tuple[int, int],
+        num_classes: int,
+        values: tuple[tuple[float, float], ...] = (),
+        num_augment: int = 0,
+    ) -> nn.Module:
+        """The network, freshly initialised, for pictures of ``size`` (height, width).
+
+        ``values`` has the (mean, deviation) of every number that pictures are told with; ``num_augment`` is how many
+        numbers tell what was done to a picture in training.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +117,15 @@ class UNetSettings(NetworkSettings):
         if not 0 <= self.dropout < 1:
             raise WrongUse(f"[network] dropout = {self.dropout}: must lie between 0 and 1, 1 not included")
 
-    def build(self, in_channels: int, out_channels: int, size: tuple[int, int], num_classes: int) -> nn.Module:
+    def build(
+        self,
+        in_channels: int,
+        out_channels: int,
+        size: tuple[int, int],
+        num_classes: int,
+        values: tuple[tuple[float, float], ...] = (),
+        num_augment: int = 0,
+    ) -> nn.Module:
         """Raises ``WrongUse`` for settings that describe no network, and for a size its levels do not divide."""
         step = 2 ** (len(self.channel_mult) - 1)
         for name, side in zip(("height", "width"), size, strict=True):
@@ -113,14 +136,22 @@ class UNetSettings(NetworkSettings):
                     f"take {' or '.join(str(n) for n in near)}"
                 )
         try:
-            return UNet(in_channels, out_channels, **fields_of(self), resolution=min(size), num_classes=num_classes)
+            return UNet(
+                in_channels,
+                out_channels,
+                **fields_of(self),
+                resolution=min(size),
+                num_classes=num_classes,
+                values=values,
+                num_augment=num_augment,
+            )
         except ValueError as error:
             raise WrongUse(f"[network] {error}") from error
 
 
 @dataclass(frozen=True, kw_only=True)
 class GuidanceSettings:
-    """[sampling.guidance]: how strongly a model with classes is pushed towards the class asked for."""
+    """[sampling.guidance]: how strongly a model is pushed towards the class or the values asked for."""
 
     scale: float = 1.0
     """w in u + w(c − u): 1 for none, above 1 for more."""

@@ -7,12 +7,13 @@ source is a new file with a `Source` in it.
 
 from fromnoise.data.archive import Archive
 from fromnoise.data.arrays import Arrays
+from fromnoise.data.auto import auto_channels
 from fromnoise.data.conditions import Columns
 from fromnoise.data.dataset import Dataset, load
 from fromnoise.data.decode import SUFFIXES, decode
 from fromnoise.data.digits import Digits
 from fromnoise.data.emoji import Emoji
-from fromnoise.data.fit import Fit, auto_channels
+from fromnoise.data.fit import Fit
 from fromnoise.data.folder import Folder
 from fromnoise.data.open import BUILT_IN, open_source
 from fromnoise.data.shards import Shards

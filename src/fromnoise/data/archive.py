@@ -20,13 +20,13 @@ from fromnoise.data.conditions import Columns
 from fromnoise.data.decode import SUFFIXES, decode
 from fromnoise.data.listing import Wish, is_hidden, leads_out, listing, suffix_of
 from fromnoise.data.manifest import LARGEST, some
-from fromnoise.data.source import Source, Unreadable, printable
+from fromnoise.data.source import Files, Unreadable, printable
 from fromnoise.data.unzip import directory, fault, unpacked
 from fromnoise.errors import WrongUse
 
 
 @final
-class Archive(Source):
+class Archive(Files):
     """The pictures in the zip file ``path``.
 
     Args:
@@ -81,6 +81,9 @@ class Archive(Source):
         return f"{path}\0{member.crc:08x}\0{member.size}" if member else f"{path}\0missing"
 
     def read(self, index: int) -> NDArray[np.uint8]:
+        return decode(io.BytesIO(self.raw(index)), self.name(index))
+
+    def raw(self, index: int) -> bytes:
         path, name = self._paths[index], self.name(index)
         member = self._members.get(path)
         if member is None:
@@ -88,7 +91,7 @@ class Archive(Source):
         why = leads_out(path) or fault(member)
         if why:
             raise Unreadable(name, why)
-        return decode(io.BytesIO(unpacked(self._path, member, name)), name)
+        return unpacked(self._path, member, name)
 
     def _content(self, path: str) -> bytes:
         """A table that lies in the archive."""

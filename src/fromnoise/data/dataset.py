@@ -6,7 +6,8 @@ temporary file (`storage`). The order is the source's; pictures that cannot be r
 `Dataset.skipped`.
 
 A set is an array of pictures and a list of which of its rows are meant. So a part of a set copies nothing, and a set
-that is larger than memory is read where it lies: a batch touches the bytes of its own pictures and no others.
+that is larger than memory is read where it lies: a batch touches the bytes of its own pictures and no others
+(`mapped`).
 """
 
 import hashlib
@@ -25,6 +26,7 @@ from fromnoise.data.cache import Cache, NoCache
 from fromnoise.data.decoding import DIGEST, digest
 from fromnoise.data.fit import Fit
 from fromnoise.data.kept import from_cache
+from fromnoise.data.mapped import taken
 from fromnoise.data.quiet import pillow_quiet
 from fromnoise.data.remark import naming
 from fromnoise.data.source import Source, Unreadable, printable
@@ -125,7 +127,7 @@ class Dataset:
 
     def batch(self, indices: Indices) -> Tensor:
         """The pictures at ``indices``, copied: uint8, (B, C, H, W), on the CPU. IndexError beyond the end."""
-        return torch.from_numpy(np.take(self._store, self._in_store(_as_array(indices)), axis=0))
+        return torch.from_numpy(taken(self._store, self._in_store(_as_array(indices))))
 
     def subset(self, indices: Indices) -> "Dataset":
         """A data set of the pictures at ``indices``, in that order; ``skipped`` and ``remarks`` are left behind.

@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fromnoise.data.placement import PLACEMENTS, Placement
-from fromnoise.data.source import Source, Unreadable
 from fromnoise.errors import WrongUse, nearest
 
 FILTERS: Mapping[str, Image.Resampling] = {
@@ -141,37 +140,6 @@ def composite(picture: NDArray[np.uint8], background: tuple[int, int, int]) -> N
     # At most 255 · 255 + 127 < 2^16; 255 is odd, so adding its half and flooring rounds without ties.
     mixed = alpha * picture[..., :-1] + (255 - alpha) * under + 127
     return (mixed // 255).astype(np.uint8)
-
-
-def auto_channels(source: Source, look: int = 64) -> int:
-    """How many channels suit ``source``: 1 if every picture looked at is grey, else 3.
-
-    Grey is what shows no colour: also an RGB picture whose channels are equal, and whatever colours lie under fully
-    transparent pixels. Alpha never asks for a fourth channel, for it is composited over the background: ask for
-    four to have the network make alpha. At most ``look`` pictures are read, spread evenly over the source;
-    unreadable ones are passed over, and 3 is the answer where none can be read.
-    """
-    count = len(source)
-    seen = 0
-    for index in np.unique(np.linspace(0, count - 1, min(look, count)).round().astype(int)).tolist():
-        try:
-            picture = source.read(index)
-        except Unreadable:
-            continue
-        seen += 1
-        if _shows_colour(picture):
-            return 3
-    return 1 if seen else 3
-
-
-def _shows_colour(picture: NDArray[np.uint8]) -> bool:
-    if picture.shape[-1] < 3:
-        return False
-    red, green, blue = picture[..., 0], picture[..., 1], picture[..., 2]
-    coloured = (red != green) | (green != blue)
-    if picture.shape[-1] == 4:
-        coloured &= picture[..., 3] > 0
-    return bool(coloured.any())
 
 
 def _luma(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:

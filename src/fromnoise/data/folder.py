@@ -13,9 +13,10 @@ for nobody knows how many pictures it hides.
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import BinaryIO, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,14 +25,14 @@ from fromnoise.data.conditions import Columns
 from fromnoise.data.decode import SUFFIXES, decode
 from fromnoise.data.listing import Wish, listing, suffix_of
 from fromnoise.data.manifest import LARGEST
-from fromnoise.data.source import Source, Unreadable, printable
+from fromnoise.data.source import Files, Unreadable, printable, whole
 from fromnoise.errors import FromnoiseError, WrongUse
 
 _MOST_WAYS = 64
 
 
 @final
-class Folder(Source):
+class Folder(Files):
     """The pictures in ``path`` and below.
 
     Args:
@@ -87,12 +88,21 @@ class Folder(Source):
         return f"{path}\0{status.st_size}\0{status.st_mtime_ns}" if status else f"{path}\0missing"
 
     def read(self, index: int) -> NDArray[np.uint8]:
+        with self._opened(index) as file:
+            return decode(file, self.name(index))
+
+    def raw(self, index: int) -> bytes | None:
+        with self._opened(index) as file:
+            return whole(file)
+
+    @contextmanager
+    def _opened(self, index: int) -> Iterator[BinaryIO]:
         if self._paths[index] in self._missing:
             raise Unreadable(self.name(index), "the table names it, and there is no such file in the folder")
         path = self._root / self._paths[index]
         try:
             with path.open("rb") as file:
-                return decode(file, self.name(index))
+                yield file
         except FileNotFoundError:
             why = "the link leads nowhere" if path.is_symlink() else "the file is gone"
             raise Unreadable(self.name(index), why) from None

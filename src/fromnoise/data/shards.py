@@ -22,7 +22,7 @@ from fromnoise.data.decode import SUFFIXES, decode
 from fromnoise.data.listing import Wish, is_hidden, leads_out, listing, suffix_of
 from fromnoise.data.manifest import FOUND_BY_ITSELF, LARGEST
 from fromnoise.data.notes import annotated, samples
-from fromnoise.data.source import Source, Unreadable, printable
+from fromnoise.data.source import Files, Unreadable, printable
 from fromnoise.data.tar import Member, contents, read_member
 from fromnoise.data.unzip import LARGEST_MEMBER
 from fromnoise.errors import FromnoiseError, WrongUse
@@ -31,7 +31,7 @@ _NOWHERE = -1  # where a picture begins that only a table names
 
 
 @final
-class Shards(Source):
+class Shards(Files):
     """The pictures in tar files, one file after the other.
 
     Args:
@@ -87,6 +87,9 @@ class Shards(Source):
         return f"{self._stamps[shard]}\0{member.start}\0{member.size}"
 
     def read(self, index: int) -> NDArray[np.uint8]:
+        return decode(io.BytesIO(self.raw(index)), self.name(index))
+
+    def raw(self, index: int) -> bytes:
         (shard, member), name = self._pictures[index], self.name(index)
         why = leads_out(member.name)
         if member.start == _NOWHERE:
@@ -103,7 +106,7 @@ class Shards(Source):
             raise Unreadable(name, error.strerror or str(error)) from error
         if len(data) < member.size:
             raise Unreadable(name, f"cut short: {len(data):,} of {member.size:,} bytes are in the tar file")
-        return decode(io.BytesIO(data), name)
+        return data
 
     def _walked(self) -> tuple[list[tuple[int, Member]], tuple[str, ...]]:
         """All files that are not hidden, with the number of their shard; and remarks on damaged shards."""

@@ -10,8 +10,10 @@ conditions in one way.
 """
 
 import hashlib
+import os
 from abc import ABC, abstractmethod
 from functools import cached_property
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +34,10 @@ def one_line(error: Exception | str) -> str:
     """What an ``error`` says as part of a one-line message: some quote the bytes of a damaged file."""
     text = " ".join(str(error).split())[:300]
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+LARGEST_RAW = 2**28
+"""Bytes of a picture's file that are held as a whole: what the largest picture takes as RGB without any packing."""
 
 
 class Unreadable(FromnoiseError):
@@ -110,3 +116,25 @@ class Source(ABC):
             for one in said or ():
                 add(str(one))
         return digest.hexdigest()
+
+
+class Files(Source):
+    """A source whose pictures are files, wherever they lie, and that hands them out as they are."""
+
+    @abstractmethod
+    def raw(self, index: int) -> bytes | None:
+        """The file of picture ``index``: what `read` decodes. May be called from several threads at once.
+
+        Returns:
+            None where it is larger than is worth holding as a whole, `LARGEST_RAW` bytes.
+
+        Raises:
+            Unreadable: it cannot be had, for the reason that `read` gives.
+        """
+
+
+def whole(file: BinaryIO) -> bytes | None:
+    """All of an open ``file``; None if that is more than `LARGEST_RAW` bytes."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    return file.read() if size <= LARGEST_RAW else None

@@ -2,22 +2,20 @@
 
 `data.decode` makes every kind of file into the same bytes; what the file was before that (format, bits, rotation, an
 animation of which one frame is taken) is lost there, and a person who wonders about a data set wants to know it. Where
-a source has no files (arrays in an archive), there is nothing to survey.
+a source has no files (an array, the embedded pictures), there is nothing to survey.
 
 Pillow reads the header; how many bits a sample has it forgets, so of PNG and TIFF that is read from the file.
 """
 
 import io
-import os
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from fromnoise.data.decode import FORMATS
 from fromnoise.data.folder import Folder
 from fromnoise.data.quiet import pillow_quiet
-from fromnoise.data.source import Source, Unreadable
+from fromnoise.data.source import Files, Source, Unreadable
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _MAGIC = {
@@ -32,19 +30,18 @@ _KINDS = {
     **{"1": "black and white", "L": "grey", "LA": "grey and alpha", "La": "grey and alpha", "I": "grey", "F": "grey"},
     **{"P": "palette", "PA": "palette and alpha", "RGB": "RGB", "RGBX": "RGB", "RGBA": "RGBA", "RGBa": "RGBA"},
 }
-_LARGEST = 2**28  # bytes of a file that is looked into
+_SUFFIXES = {
+    "JPEG": ".jpg",
+    "MPO": ".jpg",
+    "WEBP": ".webp",
+    "BMP": ".bmp",
+    "GIF": ".gif",
+    "TIFF": ".tif",
+    "PPM": ".ppm",
+}
 _BITS = {"1": 1, "I": 32, "F": 32}
 _BITS_PER_SAMPLE = 258  # TIFF 6.0
 _MAY_TURN = (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp")  # the only places where a PNG keeps an orientation
-
-
-@runtime_checkable
-class Raw(Protocol):
-    """A source whose pictures are files somewhere, and that hands them out as they are."""
-
-    def raw(self, index: int) -> bytes | None:
-        """The bytes of the file of picture ``index``; None if it has none, or they cannot be had."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,15 +87,9 @@ class FileFacts:
 def raw_bytes(source: Source, index: int) -> bytes | None:
     """The file of picture ``index``, where ``source`` has files and lets go of them."""
     try:
-        if isinstance(source, Raw):
-            return source.raw(index)
-        path = file_path(source, index)
-        if path is not None and os.path.getsize(path) <= _LARGEST:
-            with open(path, "rb") as file:
-                return file.read()
-    except (Unreadable, OSError, MemoryError):  # reading the picture will say why
+        return source.raw(index) if isinstance(source, Files) else None
+    except (Unreadable, MemoryError):  # reading the picture will say why
         return None
-    return None
 
 
 def file_path(source: Source, index: int) -> str | None:
@@ -132,6 +123,12 @@ def survey(data: bytes) -> FileFacts | None:
         return None
 
 
+def usual_suffix(data: bytes) -> str:
+    """How the name of a picture file with this content ends; ".png" if it is of no kind that is read here."""
+    facts = survey(data)
+    return _SUFFIXES.get(facts.format if facts else "", ".png")
+
+
 def ailment(data: bytes | None, facts: FileFacts | None, why: str) -> str:
     """What kind of trouble an unreadable picture has, in a word or two.
 
@@ -141,7 +138,7 @@ def ailment(data: bytes | None, facts: FileFacts | None, why: str) -> str:
         why: what the decoder said.
     """
     if data is None:
-        return "cut short" if "truncated" in why else "broken or missing"
+        return "cut short" if _says_cut_short(why) else "broken or missing"
     if not data:
         return "empty"
     kind = _begins_as(data) if facts is None else facts.format
@@ -151,7 +148,7 @@ def ailment(data: bytes | None, facts: FileFacts | None, why: str) -> str:
         return "too large"
     if facts is not None and facts.bits >= 32:
         return "unknown range"
-    return "cut short" if _cut_short(data, kind) or "truncated" in why else "damaged"
+    return "cut short" if _cut_short(data, kind) or _says_cut_short(why) else "damaged"
 
 
 def _begins_as(data: bytes) -> str:
@@ -159,6 +156,10 @@ def _begins_as(data: bytes) -> str:
     if data.startswith(b"RIFF"):
         return "WEBP" if data[8:12] == b"WEBP" else ""
     return next((name for magic, name in _MAGIC.items() if data.startswith(magic)), "")
+
+
+def _says_cut_short(why: str) -> bool:
+    return "truncated" in why or "cut short" in why
 
 
 def _cut_short(data: bytes, kind: str) -> bool:

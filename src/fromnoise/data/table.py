@@ -9,9 +9,10 @@ import io
 import os
 import stat
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, final
+from typing import Any, BinaryIO, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,7 @@ from fromnoise.data.conditions import (
     joined,
 )
 from fromnoise.data.decode import decode
-from fromnoise.data.source import Source, Unreadable, printable
+from fromnoise.data.source import Files, Unreadable, printable, whole
 from fromnoise.errors import WrongUse, nearest
 
 USUAL_PICTURES = ("image", "img", "picture", "photo", "jpg", "png", "image_path", "file_name", "path")
@@ -83,7 +84,7 @@ class Rows(ABC):
 
 
 @final
-class Table(Source):
+class Table(Files):
     """The pictures in a column of ``rows``.
 
     Args:
@@ -142,6 +143,15 @@ class Table(Source):
         return f"{self._rows.identity(index)}\0{self._column}\0{self._paths[index] or ''}{changed}"
 
     def read(self, index: int) -> NDArray[np.uint8]:
+        with self._opened(index) as file:
+            return decode(file, self.name(index))
+
+    def raw(self, index: int) -> bytes | None:
+        with self._opened(index) as file:
+            return whole(file)
+
+    @contextmanager
+    def _opened(self, index: int) -> Iterator[BinaryIO]:
         name = self.name(index)
         try:
             cell = self._rows.cell(self._column, index)
@@ -151,7 +161,8 @@ class Table(Source):
             raise Unreadable(name, f"damaged ({type(error).__name__}: {error})") from error
         data = cell.get("bytes") if isinstance(cell, dict) else cell
         if isinstance(data, bytes):
-            return decode(io.BytesIO(data), name)
+            yield io.BytesIO(data)
+            return
         path = self._path(index)
         if path is None:
             raise Unreadable(name, "the cell is empty")
@@ -160,7 +171,7 @@ class Table(Source):
             raise Unreadable(name, "its path is no file")
         try:
             with open(path, "rb") as file:
-                return decode(file, name)
+                yield file
         except (OSError, ValueError) as error:
             raise Unreadable(name, (error.strerror if isinstance(error, OSError) else None) or str(error)) from error
 

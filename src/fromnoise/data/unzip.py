@@ -13,11 +13,11 @@ import zipfile
 import zlib
 from typing import NamedTuple
 
-from fromnoise.data.source import Unreadable, one_line
+from fromnoise.data.source import LARGEST_RAW, Unreadable, one_line
 from fromnoise.errors import FromnoiseError, WrongUse
 
-LARGEST_MEMBER = 2**28
-"""Bytes of a picture's file in an archive, unpacked: what the largest picture takes as RGB without any packing."""
+LARGEST_MEMBER = LARGEST_RAW
+"""Bytes of a picture's file in an archive, unpacked."""
 
 _ENCRYPTED = 0x1 | 0x40 | 0x2000
 _PATCHED = 0x20  # APPNOTE 4.4.4

@@ -1,9 +1,9 @@
-"""Classifier-free guidance: away from what a network says without the label, beyond what it says with it.
+"""Classifier-free guidance: away from what a network says without the condition, beyond what it says with it.
 
     x_0 = u + w (c − u)
 
-with c the estimate given the label and u the one given none. Ho & Salimans 2022 (arXiv 2207.12598), whose own w is ours
-less 1: here 1 is no guidance, and 0 forgets the label.
+with c the estimate given the label, or the values, and u the one given none. Ho & Salimans 2022 (arXiv 2207.12598),
+whose own w is ours less 1: here 1 is no guidance, and 0 forgets the condition.
 """
 
 import torch
@@ -16,7 +16,9 @@ from fromnoise.schedule import Level
 
 
 class ClassifierFree(Guided):
-    """``inner`` twice in one batch: with ``label`` (B,) from the condition and with ``null_label``.
+    """``inner`` twice in one batch: with ``label`` (B,) and ``values`` (B, K) from the condition, and without.
+
+    Without means ``null_label`` in place of a label, and NaN in place of values.
 
     * ``interval``: guided only where t / horizon lies in it (Kynkäänniemi et al. 2024, arXiv 2404.07724); elsewhere,
       and everywhere with ``scale`` 1, this is the plain call.
@@ -24,7 +26,7 @@ class ClassifierFree(Guided):
       equations 15 and 16).
 
     The raw variance is that of the conditional half. Raises ``WrongUse`` for numbers out of range, and when called
-    without a label.
+    without label and values.
     """
 
     def __init__(
@@ -48,11 +50,13 @@ class ClassifierFree(Guided):
         where = inside(self.interval, level, self.schedule)
         if self.scale == 1 or not bool(where.any()):
             return self.inner.unclipped(x_t, level, **condition)
-        label = condition.get("label")
-        if label is None:
-            raise WrongUse("guidance needs to know the label that it should strengthen: give one a picture")
+        nothing = {"label": self.null_label, "values": torch.nan}
+        said = {name: value for name in nothing if (value := condition.get(name)) is not None}
+        if not said:
+            raise WrongUse("guidance needs to know the label or the values that it should strengthen: give some")
         doubled = {name: None if value is None else _twice(value) for name, value in condition.items()}
-        doubled["label"] = torch.cat([label, torch.full_like(label, self.null_label)])
+        for name, value in said.items():
+            doubled[name] = torch.cat([value, torch.full_like(value, nothing[name])])
         levels = Level(*map(_twice, (level.t, level.signal, level.sigma))) if level.t.ndim else level
         both = self.inner.unclipped(_twice(x_t), levels, **doubled)
         (with_, without), (eps_with, eps_without) = both.x_0.chunk(2), both.eps.chunk(2)

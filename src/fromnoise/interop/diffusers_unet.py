@@ -98,11 +98,12 @@ def diffusers_config(
     resolution: int = 32,
     dropout: float = 0.0,
     num_classes: int = 0,
+    values: Sequence[tuple[float, float]] = (),
 ) -> dict[str, Any]:
     """The keyword arguments that make ``UNet2DModel`` the network that our ``UNet`` with these arguments is.
 
     Raises :class:`~fromnoise.errors.FromnoiseError` for the networks that ``UNet2DModel`` cannot be: those whose first
-    level is wider than ``model_channels``.
+    level is wider than ``model_channels``, and those that are told values.
     """
     network = _network(
         {
@@ -115,6 +116,7 @@ def diffusers_config(
             "resolution": resolution,
             "dropout": dropout,
             "num_classes": num_classes,
+            "values": values,
         }
     )
     groups = next(module.num_groups for module in network.modules() if isinstance(module, nn.GroupNorm))
@@ -142,6 +144,8 @@ def diffusers_config(
 
 def _network(settings: Settings) -> UNet:
     """Our network without memory for its weights, if UNet2DModel can be the same."""
+    if settings.get("values"):
+        raise FromnoiseError("UNet2DModel takes a class and no numbers; this network is told values of its pictures")
     with torch.device("meta"):
         network = UNet(**settings)
     first = network.get_submodule("down.0.blocks.0.conv_1").out_channels

@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from fromnoise.network.dropout import CHANCES, kept
+
 NORM_GROUPS = 32
 NORM_EPS = 1e-6  # The paper's TensorFlow default; PyTorch's own is 1e-5.
 
@@ -82,31 +84,18 @@ class SwishNorm(nn.GroupNorm):
         super().__init__(groups, channels, eps=NORM_EPS)
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout = {dropout}: must lie between 0 and 1, 1 not included")
-        self.dropout = dropout
+        self.dropout, self.place = dropout, 0  # The network numbers its layers.
 
     def forward(self, input: Tensor) -> Tensor:
-        dropped = min(round(self.dropout * _CHANCES), _CHANCES - 1) if self.training else 0
+        dropped = min(round(self.dropout * CHANCES), CHANCES - 1) if self.training else 0
         if input.device.type != "cpu" or input.dtype != self.weight.dtype:
             return F.dropout(F.silu(super().forward(input)), self.dropout, self.training)
         if not (input.is_contiguous() or input.is_contiguous(memory_format=torch.channels_last)):
             input = input.contiguous(memory_format=torch.channels_last)  # The kernels take no slices.
         if not torch.is_grad_enabled() and not dropped:
             return F.silu(super().forward(input), inplace=True)
-        keep, scale = _keep(input, dropped) if dropped else None, _CHANCES / (_CHANCES - dropped)
+        keep, scale = kept(input, dropped, self.place) if dropped else None, CHANCES / (CHANCES - dropped)
         return _SwishNorm.apply(input, self.weight, self.bias, keep, scale, self.num_groups, self.eps)
-
-
-_CHANCES = 2**16
-
-
-def _keep(x: Tensor, dropped: int) -> Tensor:
-    """Bytes 0 and 1 in the shape and memory layout of ``x``: 0 with probability ``dropped`` / 65536."""
-    bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-    keep = (bits.view(torch.int16)[: x.numel()] >= dropped - _CHANCES // 2).view(torch.uint8)
-    if x.is_contiguous():
-        return keep.view(x.shape)
-    n, c, h, w = x.shape
-    return keep.view(n, h, w, c).permute(0, 3, 1, 2)
 
 
 def norm_groups(channels: int) -> int:

@@ -1,26 +1,38 @@
 """The U-Net of the paper (Ho, Jain, Abbeel 2020, arXiv 2006.11239, section 4 and appendix B)."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from fromnoise.network.layers import Attention, Block, Downsample, SwishNorm, Upsample, norm_groups, timestep_embedding
+from fromnoise.network.values import Values
 
 _NEARLY_ZERO = 1e-10  # The scale the paper's code gives to layers that should start at zero.
 
 
 class UNet(nn.Module):
-    """(x, c_time, label) -> output of ``out_channels`` channels and the size of x.
+    """(x, c_time, label, values, augment) -> output of ``out_channels`` channels and the size of x.
 
     * ``x``: (B, in_channels, H, W), H and W divisible by 2^(levels − 1).
     * ``c_time``: (B,), the network's time; the paper's models take the integers 0 … T−1.
     * ``label``: (B,) integers in 0 … num_classes; ``num_classes`` itself is the null label ("no class"). Without it,
       a network with classes uses the null label.
+    * ``values``: (B, K) numbers that are said of the pictures, in their own units; the argument ``values`` of the
+      network has the (mean, deviation) of each, by which they are made comparable. A row with a NaN, or ``None`` for
+      all, says nothing and adds nothing, to the bit. What is said is added to the embedding of the time.
+    * ``augment``: (B, num_augment) numbers, what was done to the pictures in training. A linear map of them without
+      bias is added to that embedding: zeros, or ``None`` for all, add nothing (Karras et al. 2022, arXiv 2206.00364).
 
     ``attention_resolutions`` are sizes in pixels of the short side, for pictures whose short side is ``resolution``;
     the network itself takes any size its levels divide.
+
+    With ``recompute`` set, training remembers only what goes into each residual block and computes the block again in
+    the backward pass: the same gradients, bit for bit, in a fraction of the memory and with a forward pass more of time
+    (Chen et al. 2016, arXiv 1604.06174).
 
     Raises ``ValueError`` for settings that describe no network and for pictures that do not fit. Labels are not looked
     at here, for on a GPU that would make every call wait; one out of range is PyTorch's ``IndexError``.
@@ -38,6 +50,8 @@ class UNet(nn.Module):
         resolution: int = 32,
         dropout: float = 0.0,
         num_classes: int = 0,
+        values: Sequence[tuple[float, float]] = (),
+        num_augment: int = 0,
     ) -> None:
         super().__init__()
         sizes = [resolution / 2**level for level in range(len(channel_mult))]
@@ -50,9 +64,12 @@ class UNet(nn.Module):
         self.in_channels, self.out_channels = in_channels, out_channels
         self.model_channels, self.num_classes = model_channels, num_classes
         self.divisor = 2 ** (len(channel_mult) - 1)
+        self.recompute = False
         width = 4 * model_channels
         self.time = nn.Sequential(nn.Linear(model_channels, width), nn.SiLU(), nn.Linear(width, width))
         self.label = nn.Embedding(num_classes + 1, width) if num_classes else None
+        self.values = Values(values, width) if values else None
+        self.augment = nn.Linear(num_augment, width, bias=False) if num_augment else None
         self.stem = nn.Conv2d(in_channels, model_channels, 3, padding=1)
 
         channels, groups = [model_channels * m for m in channel_mult], norm_groups(model_channels)
@@ -88,6 +105,8 @@ class UNet(nn.Module):
         self.norm = SwishNorm(now, groups)
         self.head = nn.Conv2d(now, out_channels, 3, padding=1)
 
+        for place, norm in enumerate(m for m in self.modules() if isinstance(m, SwishNorm)):
+            norm.place = place  # So that dropout can tell them apart.
         # Every block adds its own linear map of the embedding; side by side they are one matrix product.
         self._widths = [b.conv_1.out_channels for b in self.modules() if isinstance(b, Block)]
         self.block_time = nn.Linear(width, sum(self._widths))
@@ -114,7 +133,14 @@ class UNet(nn.Module):
             nn.init.xavier_uniform_(weight)
         nn.init.xavier_uniform_(self.head.weight, gain=_NEARLY_ZERO**0.5)
 
-    def forward(self, x: Tensor, c_time: Tensor, label: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        c_time: Tensor,
+        label: Tensor | None = None,
+        values: Tensor | None = None,
+        augment: Tensor | None = None,
+    ) -> Tensor:
         if x.ndim != 4 or x.shape[1] != self.in_channels:
             raise ValueError(f"pictures should be (B, {self.in_channels}, H, W) for this network, not {tuple(x.shape)}")
         if x.shape[-1] % self.divisor or x.shape[-2] % self.divisor:
@@ -129,25 +155,46 @@ class UNet(nn.Module):
             embedding = embedding + self.label(label)
         elif label is not None:
             raise ValueError("this network was built without classes (num_classes = 0), so it takes no label")
+        if values is not None:
+            if self.values is None:
+                raise ValueError("this network was built without values, so it takes none")
+            embedding = self.values(embedding, values)
+        if augment is not None:
+            if self.augment is None:
+                raise ValueError(
+                    "this network was built without augmentation (num_augment = 0): it takes no label of it"
+                )
+            embedding = embedding + self.augment(augment.to(embedding.dtype))
         shifts = iter(self.block_time(F.silu(embedding)).split(self._widths, dim=1))
 
         h = self.stem(x.contiguous(memory_format=torch.channels_last))
         skips = [h]
         for level in _levels(self.down):
             for block, attention in level.parts():
-                h = attention(block(h, next(shifts)))
+                h = self._call(_through, block, attention, next(shifts), h)
                 skips.append(h)
             if level.resample is not None:
                 h = level.resample(h)
                 skips.append(h)
         for block, attention in self.middle.parts():
-            h = attention(block(h, next(shifts)))
+            h = self._call(_through, block, attention, next(shifts), h)
         for level in _levels(self.up):
             for block, attention in level.parts():
-                h = attention(block(torch.cat([h, skips.pop()], dim=1), next(shifts)))
+                h = self._call(_through, block, attention, next(shifts), h, skips.pop())
             if level.resample is not None:
                 h = level.resample(h)
         return self.head(self.norm(h))
+
+    def _call(self, part: Callable[..., Tensor], *inputs: Any) -> Tensor:
+        """``part(*inputs)``, remembering the inputs alone for the backward pass where that is asked for."""
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(part, *inputs, use_reentrant=False)
+        return part(*inputs)
+
+
+def _through(block: nn.Module, attention: nn.Module, shift: Tensor, *parts: Tensor) -> Tensor:
+    """A block and its attention, on ``parts`` laid side by side."""
+    return attention(block(parts[0] if len(parts) == 1 else torch.cat(parts, dim=1), shift))
 
 
 class _Level(nn.Module):

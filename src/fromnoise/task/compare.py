@@ -26,6 +26,7 @@ from fromnoise.metric.frechet import Statistics, frechet_distance
 from fromnoise.run import Run, with_config
 from fromnoise.sampler import Step
 from fromnoise.task.compare_report import Row, plot, rows_table
+from fromnoise.task.scored import values_of
 from fromnoise.types import Images
 
 SAMPLERS = ("ancestral", "ddim", "dpm_2s", "dpm_2m", "dpm_2m_sde", "dpm_3m", "unipc", "deis", "ipndm", "heun")
@@ -81,7 +82,7 @@ def compare(
     """
     n = min(len(real), 1000) if n is None else n
     _check(run, real, n, batch_size, out)
-    labels, ways = _labels(run, real, n), _ways(run, samplers, steps)
+    labels, values, ways = _labels(run, real, n), _values(run, real, n), _ways(run, samplers, steps)
     features = pixel_features(real.batch(range(len(real))))
     statistics, floor = Statistics.of([features]), _floor(features)
     total = -(-n // batch_size) * sum(way.rungs for way in ways)
@@ -89,7 +90,7 @@ def compare(
     exact = torch.zeros(())
     done = 0
     for k, way in enumerate(ways):
-        what, drawing = f"{way.sampler} {way.steps}", _Drawing(way, n, labels, seed, batch_size)
+        what, drawing = f"{way.sampler} {way.steps}", _Drawing(way, n, labels, values, seed, batch_size)
         for _ in drawing:
             done += 1
             yield Comparing(done, total, what, None)
@@ -144,8 +145,16 @@ class _Way:
 class _Drawing:
     """Draws all pictures of one way, step by step; afterwards ``parts`` has them, and the rest is known, too."""
 
-    def __init__(self, way: _Way, n: int, labels: list[int] | None, seed: int, batch_size: int) -> None:
-        self._pipeline, self._labels, self._seed = way.run.pipeline.ready(), labels, seed
+    def __init__(
+        self,
+        way: _Way,
+        n: int,
+        labels: list[int] | None,
+        values: list[list[float]] | None,
+        seed: int,
+        batch_size: int,
+    ) -> None:
+        self._pipeline, self._labels, self._values, self._seed = way.run.pipeline.ready(), labels, values, seed
         self._batches = [range(start, min(start + batch_size, n)) for start in range(0, n, batch_size)]
         self.parts: list[Images] = []
         self.nfe, self.seconds = 0, 0.0
@@ -154,8 +163,9 @@ class _Drawing:
         clock = time.perf_counter()
         for rows in self._batches:
             labels = None if self._labels is None else self._labels[rows.start : rows.stop]
+            values = None if self._values is None else self._values[rows.start : rows.stop]
             last: Step | None = None
-            for step in self._pipeline.stream([self._seed + row for row in rows], labels):
+            for step in self._pipeline.stream([self._seed + row for row in rows], labels, values=values):
                 last = step
                 self.seconds += time.perf_counter() - clock
                 yield
@@ -215,7 +225,20 @@ def _labels(run: Run, real: Dataset, n: int) -> list[int] | None:
     if real.labels is None or real.classes != run.classes:
         return [k % len(run.classes) for k in range(n)]
     known = real.labels.tolist()
-    return [known[k * len(known) // n] if n <= len(known) else known[k % len(known)] for k in range(n)]
+    return [known[k] for k in _in_turn(len(known), n)]
+
+
+def _values(run: Run, real: Dataset, n: int) -> list[list[float]] | None:
+    """The values of the same real pictures, or the run's own examples in turn where they have none."""
+    if real.values is None:
+        return run.pipeline.in_turn(n)[1]
+    values = values_of(run, real)
+    return None if values is None else values[_in_turn(len(values), n)].tolist()
+
+
+def _in_turn(count: int, n: int) -> list[int]:
+    """``n`` of ``count`` pictures in equal steps; where they are too few, from the first one again."""
+    return [k * count // n if n <= count else k % count for k in range(n)]
 
 
 def _write(result: Compared, out: Path) -> Compared:

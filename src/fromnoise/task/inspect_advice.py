@@ -11,17 +11,10 @@ from collections.abc import Mapping
 
 from fromnoise.config import parse, preset, preset_for
 from fromnoise.data import Fit
+from fromnoise.data.auto import usual_side
 from fromnoise.task.inspect_facts import Advice
-from fromnoise.task.inspect_measure import spread
 
-_USUAL = (8, 16, 32, 64)
 _EPOCHS = 2048
-
-
-def usual_side(short_sides: Mapping[int, int]) -> int:
-    """The largest usual side that at least half of the pictures fill without being enlarged: the rule of training."""
-    middle = spread(list(short_sides), list(short_sides.values())).middle
-    return max((side for side in _USUAL if side <= middle), default=_USUAL[0])
 
 
 def advise(pictures: int, short_sides: Mapping[int, int], fit: Fit) -> Advice:

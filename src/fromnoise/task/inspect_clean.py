@@ -1,4 +1,4 @@
-"""A copy of a data set with only what can be used: the same bytes where there are files, else PNGs of the pixels.
+"""A copy of a data set with only what can be used: the files as they are, wherever they lay, else PNGs of the pixels.
 
 The folder is made aside and renamed when it is whole. Pictures lie in it as they lay in their source, but below a
 folder named for their class where they have one and did not lie there before, so that ``--classes`` finds the same
@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from fromnoise.data import SUFFIXES, Source, Unreadable
-from fromnoise.data.survey import file_path, raw_bytes
+from fromnoise.data.survey import file_path, raw_bytes, usual_suffix
 from fromnoise.errors import FromnoiseError, WrongUse
 from fromnoise.files import explained
 from fromnoise.task.inspect import Inspected
@@ -65,11 +65,13 @@ def write_clean(
 
     Raises:
         WrongUse: ``out`` is taken, or lies in the data; or nothing is usable.
-        FromnoiseError: the disk refuses.
+        FromnoiseError: the disk refuses; or near copies are to be left out, and there was no memory to look for them.
     """
     if not found.usable:
         raise WrongUse(f"nothing in {found.facts.source} can be used, so there is nothing to copy")
-    _refuse(out, found.facts.source)
+    refuse_place(out, found.facts.source)
+    if not near_copies and found.facts.near_copies is None:
+        raise FromnoiseError("near copies were not looked for, memory being short, so they cannot be left out")
     unwanted = (frozenset() if copies else frozenset(found.copies)) | (
         frozenset() if near_copies else frozenset(found.near_copies)
     )
@@ -81,10 +83,10 @@ def write_clean(
             aside.mkdir(parents=True)
         for done, index in enumerate(wanted):
             try:
-                data, suffix = _file(source, index)
+                data, suffix, is_file = _file(source, index)
             except Unreadable as error:  # it could be read a moment ago
                 raise FromnoiseError(f"the data have changed since they were inspected: {error}") from error
-            path = names.of(index, suffix)
+            path = names.of(index, suffix, keep=is_file)
             with explained(f"cannot write to {out}"):
                 (aside / path).parent.mkdir(parents=True, exist_ok=True)
                 (aside / path).write_bytes(data)
@@ -101,7 +103,8 @@ def write_clean(
     yield Cleaned(out, len(wanted), len(source) - len(wanted), nbytes)
 
 
-def _refuse(out: Path, data: str) -> None:
+def refuse_place(out: Path, data: str) -> None:
+    """Raise ``WrongUse`` where no copy of ``data`` may be written: ``out`` is taken, or lies in the data."""
     if out.is_symlink() or (out.exists() and not (out.is_dir() and not any(out.iterdir()))):
         raise WrongUse(f"{out} is there already, and not an empty folder; name a new one")
     place, root = out.resolve(), Path(os.path.expanduser(data)).resolve()
@@ -109,15 +112,15 @@ def _refuse(out: Path, data: str) -> None:
         raise WrongUse(f"{out} lies in the data, {data}; name a folder elsewhere")
 
 
-def _file(source: Source, index: int) -> tuple[bytes, str]:
-    """The bytes for a file of picture ``index``, and how its name ends ("": as the name of the source does)."""
+def _file(source: Source, index: int) -> tuple[bytes, str, bool]:
+    """The bytes for a file of picture ``index``, how its name should end, and whether it is a file of the source."""
     data = raw_bytes(source, index)
     if data is not None:
-        return data, ""
+        return data, usual_suffix(data), True
     pixels = source.read(index)
     content = io.BytesIO()
     Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else np.ascontiguousarray(pixels)).save(content, "PNG")
-    return content.getvalue(), ".png"
+    return content.getvalue(), ".png", False
 
 
 def _said(source: Source, index: int) -> dict[str, Any]:
@@ -145,8 +148,8 @@ class _Names:
             self._folders = {name: f"{number:04d}" for number, name in enumerate(source.classes)}
             self.changed_a_class = True
 
-    def of(self, index: int, suffix: str) -> str:
-        """The path for picture ``index``, with slashes; ``suffix`` replaces its own unless empty."""
+    def of(self, index: int, suffix: str, *, keep: bool) -> str:
+        """The path for picture ``index``, with slashes; it ends in ``suffix`` unless it may ``keep`` its own."""
         parts = [_safe(part) for part in self._below(index).split("/") if part]
         if self._source.labels is not None:
             folder = self._folders[self._source.classes[self._source.labels[index]]]
@@ -154,8 +157,8 @@ class _Names:
                 parts.insert(0, folder)
         stem, own = posixpath.splitext(parts.pop())
         if own.lower() not in SUFFIXES:
-            stem, own = f"{stem}{own}", ".png"
-        ending, folders, number = suffix or own, "".join(f"{part}/" for part in parts), 1
+            stem, own = f"{stem}{own}", suffix
+        ending, folders, number = own if keep else suffix, "".join(f"{part}/" for part in parts), 1
         path = f"{folders}{stem}{ending}"
         while path.lower() in self._taken:
             number += 1
@@ -171,7 +174,7 @@ class _Names:
         else:
             name, above = self._source.name(index), f"{self._root}/"
             path = name.removeprefix(above) if name.startswith(above) else ""
-        return path if path and not path.startswith("../") else f"{index:06d}.png"
+        return path if path and not path.startswith("../") else f"{index:06d}"
 
 
 def _safe(part: str) -> str:

@@ -160,7 +160,7 @@ def _tables(facts: Facts) -> str:
         larger = {f"at {side} × {side}": number for side, number in sizes.enlarged_at.items()}
         tables.append(_counted("Would be enlarged", larger, facts.usable))
         rows = [(c.name, f"{c.mean:+.3f}", f"{c.deviation:.3f}") for c in facts.channels]
-        tables.append(_table(("Channel, on −1 … 1", "mean", "deviation"), rows))
+        tables.append(_table(("On −1 … 1", "mean", "deviation"), rows))
     if facts.values:
         rows = [(n, f"{s.least:g}", f"{s.middle:g}", f"{s.greatest:g}") for n, s in list(facts.values.items())[:_ROWS]]
         tables.append(_table(("Condition", "least", "middle", "greatest"), rows))

@@ -46,7 +46,7 @@ svg text{fill:var(--soft);font-size:11px;text-anchor:middle}
 .tables table{break-inside:avoid;margin-bottom:16px}
 table{border-collapse:separate;border-spacing:0;width:100%;font-size:14px}
 th{text-align:left;font-weight:600;font-size:13px;color:var(--soft);padding:2px 8px 4px 0}
-th:not(:first-child){text-align:right;padding-right:0}
+th:not(:first-child){text-align:right}th:last-child{padding-right:0}
 td{padding:3px 8px 3px 0;border-top:1px solid var(--line);overflow-wrap:anywhere;vertical-align:top}
 td:last-child{padding-right:0}
 .n{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}

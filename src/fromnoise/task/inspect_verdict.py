@@ -10,6 +10,7 @@ from fromnoise.task.inspect_facts import Facts, Sizes
 _NAMED = 3
 _FEW = 1000  # pictures below which a model soon knows them by heart
 _UNEVEN = 10  # times as many pictures in the largest class as in the smallest
+_LONGEST = 80  # characters of a name
 _FLAT = 0.1  # deviation, on −1 … 1, below which there is hardly any contrast
 
 Level = Literal["good", "note", "bad"]
@@ -24,7 +25,7 @@ class Line:
 
 
 def verdict(facts: Facts) -> tuple[Line, ...]:
-    """The findings; the first says how many pictures can be used. Names are given from the source on."""
+    """The findings; the first says how many pictures can be used. Names are given from the source on, long ones cut."""
     return tuple(_lines(_shortened(facts)))
 
 
@@ -49,16 +50,22 @@ def _shortened(facts: Facts) -> Facts:
     above = f"{facts.source.rstrip('/')}/"
 
     def below(groups: tuple[tuple[str, ...], ...]) -> tuple[tuple[str, ...], ...]:
-        return tuple(tuple(name.removeprefix(above) for name in group) for group in groups)
+        return tuple(tuple(_brief(name, above) for name in group) for group in groups)
 
     return replace(
         facts,
-        unreadable=tuple(replace(problem, name=problem.name.removeprefix(above)) for problem in facts.unreadable),
+        unreadable=tuple(replace(problem, name=_brief(problem.name, above)) for problem in facts.unreadable),
         copies=below(facts.copies),
         near_copies=None if facts.near_copies is None else below(facts.near_copies),
         contradictions=below(facts.contradictions),
         blank=below((facts.blank,))[0],
     )
+
+
+def _brief(name: str, above: str) -> str:
+    """``name`` below ``above``, of a length that leaves a line readable."""
+    name = name.removeprefix(above)
+    return name if len(name) <= _LONGEST else f"{name[: _LONGEST // 2]}…{name[-_LONGEST // 2 + 1 :]}"
 
 
 def _lines(facts: Facts) -> Iterator[Line]:
@@ -97,7 +104,8 @@ def _unreadable(facts: Facts) -> Iterator[Line]:
 def _copies(facts: Facts) -> Iterator[Line]:
     spare = sum(len(group) - 1 for group in facts.copies)
     if spare:
-        yield Line("bad", f"{_count(spare)} {_are(spare)} exact copies of others: {_pairs(facts.copies)}")
+        what = "is an exact copy of another" if spare == 1 else "are exact copies of others"
+        yield Line("bad", f"{_count(spare)} {what}: {_pairs(facts.copies)}")
     if facts.contradictions:
         yield Line(
             "bad",
@@ -109,7 +117,8 @@ def _copies(facts: Facts) -> Iterator[Line]:
         return
     spare = sum(len(group) - 1 for group in facts.near_copies)
     if spare:
-        yield Line("note", f"{_count(spare)} {_are(spare)} almost the same as others: {_pairs(facts.near_copies)}")
+        what = "is almost the same as another" if spare == 1 else "are almost the same as others"
+        yield Line("note", f"{_count(spare)} {what}: {_pairs(facts.near_copies)}")
     elif not facts.copies:
         yield Line("good", "no picture is a copy, or nearly a copy, of another")
 
@@ -183,6 +192,8 @@ def _conditions(facts: Facts) -> Iterator[Line]:
     if facts.classes is not None:
         least, most = min(facts.classes.items(), key=_number), max(facts.classes.items(), key=_number)
         text = f"{len(facts.classes):,} classes with {least[1]:,} ({least[0]}) to {most[1]:,} ({most[0]}) pictures"
+        if least[1] == most[1]:
+            text = f"{len(facts.classes):,} classes with {most[1]:,} pictures each"
         if len(facts.classes) < 2:
             yield Line("bad", f"there is only one class ({most[0]}): train without classes")
         elif not least[1]:

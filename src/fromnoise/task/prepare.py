@@ -2,32 +2,52 @@
 
 import contextlib
 import math
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fromnoise.config import Config, DataSettings, parse, preset, preset_for
-from fromnoise.data import Dataset, Fit, Source, Unreadable, auto_channels, load, open_source, stratified_split
+from fromnoise.data import (
+    BUILT_IN,
+    Columns,
+    Dataset,
+    Fit,
+    Source,
+    Unreadable,
+    auto_channels,
+    load,
+    open_source,
+    stratified_split,
+)
+from fromnoise.data.auto import auto_side, some_indices
+from fromnoise.data.quantities import Quantities, quantities
 from fromnoise.errors import WrongUse
 from fromnoise.parameterization import OnClock
 from fromnoise.schema import merge
 
 _LENGTHS = {"steps", "epochs", "images"}
-_SIDES = (8, 16, 32, 64)
 _LOOK = 32
 _TOLD = 1000.0
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Settled settings, the pictures to train on, and those held out (``None`` if none are)."""
+    """Settled settings, the pictures to train on, and those held out (``None`` if none are).
+
+    ``captions`` has what each picture to train on is called and its caption, if the source has captions; ``remarks``
+    what a person should be told of the pictures, in lines.
+    """
 
     config: Config
     training: Dataset
     held_out: Dataset | None
+    captions: tuple[tuple[str, str], ...] | None = None
+    remarks: tuple[str, ...] = ()
 
 
 def settle(tree: Mapping[str, Any], *, preset_name: str | None, source: str) -> tuple[Config, Source]:
@@ -43,7 +63,7 @@ def settle(tree: Mapping[str, Any], *, preset_name: str | None, source: str) -> 
     parse(base, f"preset {preset_name}")  # So that a mistake in a person's own file is told by the file's name.
     data = parse({"data": merge(base, tree).get("data", {})}, source).data
     pictures = open_data(data)
-    height = data.height or data.width or usual_side(pictures)
+    height = data.height or data.width or auto_side(pictures)
     width = data.width or height
     if not preset_name:
         base = _fitted(preset(preset_for(min(height, width))), min(height, width))
@@ -57,7 +77,9 @@ def settle(tree: Mapping[str, Any], *, preset_name: str | None, source: str) -> 
     }
     whole = merge(merge(base, tree), {"data": found})
     said = whole.get("parameterization")
-    return _with_time(parse(whole, source), said if isinstance(said, Mapping) else {}), pictures
+    config = _with_time(parse(whole, source), said if isinstance(said, Mapping) else {})
+    # Those of the pictures are known once it is known which of them are trained on.
+    return replace(config, data=replace(config.data, quantities=Quantities())), pictures
 
 
 def _with_time(config: Config, said: Mapping[str, Any]) -> Config:
@@ -78,31 +100,56 @@ def open_data(data: DataSettings) -> Source:
     return open_source(data.path, classes=data.classes, labels=data.labels, columns=data.columns, split=data.split)
 
 
-def read_pictures(
-    config: Config, source: Source, progress: Callable[[int, int], None] | None = None
-) -> tuple[Dataset, Dataset | None]:
-    """Decode everything; split off what is held out. ``progress`` gets (done, total). Raises ``WrongUse``."""
+def what_is_seen(data: DataSettings, height: int, width: int, channels: int) -> Fit:
+    """What the network sees of pictures by the settings, in which size and channels may have been left open."""
+    rest = {"background": data.background, "fit": data.fit, "filter": data.filter}
+    return Fit(height=height, width=width, channels=channels, **rest)
+
+
+def open_alike(data: DataSettings, path: str) -> Source:
+    """The pictures at ``path``, with labels and values found as the settings find them in the run's own.
+
+    A table of labels is the one of the same name that lies with the pictures at ``path``; another folder's table is not
+    taken for them. A split and names of columns count where the source has such. Raises ``WrongUse``.
+    """
+    if path == data.path:
+        return open_data(data)
+    labels, classes = _same_table(data, path), data.classes
+    bare = path in BUILT_IN or path.lower().endswith(".npy")
+    columns = Columns() if bare else data.columns
+    if data.split is not None and not bare:
+        with contextlib.suppress(WrongUse):  # Not every source has splits, and not every table has this one.
+            return open_source(path, classes=classes, labels=labels, columns=columns, split=data.split)
+    return open_source(path, classes=classes, labels=labels, columns=columns)
+
+
+def _same_table(data: DataSettings, path: str) -> str | None:
+    """The table with the pictures at ``path`` that is to them what the run's own is to its pictures, if there is."""
+    if data.labels is None:
+        return None
+    own, table = Path(data.path).expanduser(), Path(data.labels).expanduser()
+    inside = table.relative_to(own) if table.is_relative_to(own) else Path(table.name)
+    there = Path(path).expanduser()
+    if zipfile.is_zipfile(there):
+        with zipfile.ZipFile(there) as archive:
+            if inside.as_posix() in archive.namelist():
+                return inside.as_posix()
+    place = there / inside if there.is_dir() else there.parent / inside.name
+    return str(place) if place.is_file() and place.resolve() != table.resolve() else None
+
+
+def _decoded(config: Config, source: Source, progress: Callable[[int, int], None] | None) -> Dataset:
+    """Everything that can be read, as the network sees it. ``progress`` gets (done, total). Raises ``WrongUse``."""
     data = config.data
     assert data.height is not None and data.width is not None and data.channels is not None
-    fit = Fit(
-        height=data.height,
-        width=data.width,
-        channels=data.channels,
-        background=data.background,
-        fit=data.fit,
-        filter=data.filter,
-    )
-    everything = load(source, fit, strict=data.strict, progress=progress)
-    if not data.held_out:
-        return everything, None
-    training, held_out = _split(everything, data.held_out)
-    return everything.subset(training), everything.subset(held_out)
+    fit = what_is_seen(data, data.height, data.width, data.channels)
+    return load(source, fit, strict=data.strict, progress=progress)
 
 
 def _refuse_others(source: Source, config: Config) -> None:
     """Resized or grey, pictures are others than they were, and so is what a model says of them."""
     data, found = config.data, None
-    for index in _some(source):
+    for index in some_indices(source, _LOOK):
         with contextlib.suppress(Unreadable):  # Loading will name it.
             height, width, _ = source.read(index).shape
             if (height, width) != (data.height, data.width):
@@ -115,14 +162,15 @@ def _refuse_others(source: Source, config: Config) -> None:
         raise WrongUse(f"{found}, and this model sees {sees}: give such pictures, or --fit to make them so")
 
 
-def _some(source: Source) -> list[int]:
-    """A few indices, from all over the source."""
-    return np.unique(np.linspace(0, len(source) - 1, min(_LOOK, len(source))).astype(int)).tolist()
-
-
 def _split(everything: Dataset, held_out: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     labels = np.zeros(len(everything), int) if everything.labels is None else everything.labels.numpy()
     return stratified_split(labels, held_out=held_out)
+
+
+def _names(source: Source, everything: Dataset) -> list[str]:
+    """What the pictures are called that could be read."""
+    lost = {error.name for error in everything.skipped}
+    return [name for k in range(len(source)) if (name := source.name(k)) not in lost]
 
 
 @dataclass(frozen=True)
@@ -141,16 +189,15 @@ def known_pictures(
     """The pictures at ``path``; without a path the run's own, what it held out if anything.
 
     Pictures at ``path`` must be of the model's size and not show more colour, unless they may be made to ``fit``, as a
-    run's own were. They have labels where the run has classes. Raises ``WrongUse`` if they are not to be had.
+    run's own were. Their labels and values are found as those of the run's own were (:func:`open_alike`). Raises
+    ``WrongUse`` if they are not to be had.
     """
     data = config.data
-    source = open_data(data) if path is None else open_source(path, classes=data.classes)
+    source = open_data(data) if path is None else open_alike(data, path)
     if path is not None and not fit:
         _refuse_others(source, config)
-    whole = replace(config, data=replace(data, held_out=0.0))
-    everything, _ = read_pictures(whole, source, progress)
-    lost = {error.name for error in everything.skipped}
-    names = [name for k in range(len(source)) if (name := source.name(k)) not in lost]
+    everything = _decoded(config, source, progress)
+    names = _names(source, everything)
     if path is not None or not data.held_out:
         what = path or f"{data.path}, the pictures trained on"
         return Known(everything, names, what, everything.skipped)
@@ -166,14 +213,29 @@ def prepare(
     source: str = "the settings",
     progress: Callable[[int, int], None] | None = None,
 ) -> Prepared:
-    """:func:`settle`, then :func:`read_pictures`."""
+    """:func:`settle`, then everything decoded, and what is held out split off."""
     config, pictures = settle(tree, preset_name=preset_name, source=source)
-    training, held_out = read_pictures(config, pictures, progress)
+    everything = _decoded(config, pictures, progress)
+    names, training, held_out = _names(pictures, everything), everything, None
+    remarks = everything.remarks
+    if config.data.held_out:
+        if everything.skipped:  # The part to train on does not know of them.
+            remarks += (f"skipped {len(everything.skipped)} unreadable pictures, the first: {everything.skipped[0]}",)
+        seen, rest = _split(everything, config.data.held_out)
+        names, training, held_out = [names[k] for k in seen], everything.subset(seen), everything.subset(rest)
     if training.labels is not None and len(training.classes) < 2:
         raise WrongUse(f"{config.data.path} has only one class ({', '.join(training.classes)}): train without classes")
     if training.labels is None:
         config = replace(config, data=replace(config.data, class_names=()))
-    return Prepared(config, training, held_out)
+    if training.values is not None:
+        try:
+            known = quantities(training.values, training.value_names)
+        except WrongUse as error:
+            raise WrongUse(f"{config.data.path}: {error}") from error
+        config = replace(config, data=replace(config.data, quantities=known))
+    captions = training.captions
+    said = None if captions is None else tuple(zip(names, captions, strict=True))
+    return Prepared(config, training, held_out, said, remarks)
 
 
 def _fitted(base: dict[str, Any], side: int) -> dict[str, Any]:
@@ -186,14 +248,3 @@ def _fitted(base: dict[str, Any], side: int) -> dict[str, Any]:
     wanted = {min(levels, key=lambda size: abs(math.log2(size / at))) for at in network["attention_resolutions"]}
     sizes = sorted((int(size) for size in wanted if size == int(size)), reverse=True)
     return {**base, "network": {**network, "attention_resolutions": sizes}}
-
-
-def usual_side(pictures: Source) -> int:
-    """The largest usual side that at least half of the pictures looked at can fill without being enlarged."""
-    sides = []
-    for index in _some(pictures):
-        with contextlib.suppress(Unreadable):  # Loading will name it.
-            height, width, _ = pictures.read(index).shape
-            sides.append(min(height, width))
-    typical = sorted(sides)[len(sides) // 2] if sides else _SIDES[-1]
-    return max((side for side in _SIDES if side <= typical), default=_SIDES[0])

@@ -1,25 +1,38 @@
-"""The side of a training run that writes: means for metrics.jsonl, checkpoints, grids of samples."""
+"""The side of a training run that writes: metrics, checkpoints, grids of samples and scores, and who else is told."""
 
 import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from fromnoise import grid
 from fromnoise.checkpoint import Checkpoint, RunFolder
-from fromnoise.config import Config, build_pipeline, sampled_as
+from fromnoise.config import Config
+from fromnoise.data import Dataset
 from fromnoise.errors import FromnoiseError
-from fromnoise.files import explained
+from fromnoise.task.curves import read_lines
+from fromnoise.task.watch import check_watchers, open_watchers
+from fromnoise.task.watch.bands import BandedLoss, edges
+from fromnoise.task.watch.drawing import Samples
+from fromnoise.task.watch.score import Score, check_score
 from fromnoise.train import Learner, Report
+from fromnoise.train.team import Team
 
-_GRID = 64
-_MOST_COLUMNS = 20
+
+def check_watching(config: Config, pictures: Dataset) -> None:
+    """Raises ``WrongUse`` for anything about watching the run that cannot be done. Nothing is written."""
+    check_watchers(config)
+    check_score(config, pictures)
 
 
 class Recorder:
-    """Watches one run and writes for it. ``found`` is the checkpoint that the run goes on from, if any."""
+    """Watches one run and writes for it. ``found`` is the checkpoint that the run goes on from, if any.
+
+    In a ``team`` every process has one, tells it the same and gets the same answers; the first alone writes. To be
+    closed at the end.
+    """
 
     def __init__(
         self,
@@ -27,24 +40,43 @@ class Recorder:
         config: Config,
         saved_config: str,
         learner: Learner,
-        fingerprint: str,
+        pictures: Dataset,
         found: Checkpoint | None,
+        team: Team,
     ) -> None:
         self.folder, self.config, self.saved_config = folder, config, saved_config
-        self.learner, self.fingerprint = learner, fingerprint
+        self.learner, self.fingerprint = learner, pictures.fingerprint
         state = {"loss": 0.0, "grad_norm": 0.0, "count": 0} if found is None else found.state["since_report"]
         # Sums stay on the device: reading a number there would make every step wait.
         device = next(learner.network.parameters()).device
         self.loss = torch.tensor(state["loss"], dtype=torch.float32, device=device)
         self.grad_norm = torch.tensor(state["grad_norm"], dtype=torch.float32, device=device)
-        self.count = int(state["count"])
+        self.count = torch.tensor(int(state["count"]), device=device)
+        self.left_out = torch.tensor(int(state.get("left_out", 0)), device=device)
+        self.bands = BandedLoss(edges(config.objective, config.schedule), device, state.get("bands"))
         self.timed, self.seconds = 0, 0.0  # Only of this process: a resumed run starts its clock anew.
+        self.team = team
+        self._notes: list[str] = []
+        self._samples = Samples(config, pictures, team)
+        self._score = Score(config, pictures, team) if config.train.score_every else None
+        # The first process alone knows what is in the folder: it may be writing there while others start.
+        lines = read_lines(folder.metrics).lines if team.leads else ()
+        self._looked = {(name, line["images"]) for line in lines for name in ("samples", "score") if name in line}
+        self._watchers = open_watchers(folder, config, learner.images, self._notes.append) if team.leads else []
+
+    def close(self) -> None:
+        """Let the watchers end what they have begun."""
+        for watcher in self._watchers:
+            watcher.close()
 
     def add(self, report: Report) -> None:
-        """Take a step into the sums."""
-        self.loss += report.loss
-        self.grad_norm += report.grad_norm
-        self.count += 1
+        """Take a step into the sums; one that the guard left out is only counted."""
+        taken = report.skipped == 0
+        self.loss += torch.where(taken, report.loss, 0)
+        self.grad_norm += torch.where(taken, report.grad_norm, 0)
+        self.bands.add(report.t, report.per_example, taken)
+        self.count += taken
+        self.left_out += ~taken
         self.timed += 1
         self.seconds += report.seconds
 
@@ -58,46 +90,83 @@ class Recorder:
         began = time.perf_counter()
         self._refuse_nan()  # Reads the sums, so it waits for a device that has steps in its queue: their time counts.
         self.seconds += time.perf_counter() - began
-        batch, count = self.config.train.batch_size, max(self.count, 1)
-        grad_norm = self.grad_norm.item() / count
+        taken = int(self.count.item())
         line = {
             "step": report.step,
             "images": report.images,
-            "loss": self.loss.item() / count,
-            "grad_norm": grad_norm if math.isfinite(grad_norm) else None,  # JSON knows no infinity.
+            "loss": _mean(self.loss, taken),
+            "loss_t": self.bands.take(),
+            "grad_norm": _mean(self.grad_norm, taken),
+            "skipped": int(self.left_out.item()),
             "lr": report.lr,
-            "images_per_second": round(self.timed * batch / self.seconds, 3),
+            "images_per_second": round(self.timed * self.config.train.batch_size / self.seconds, 3),
         }
-        self.folder.append_metrics(line)
-        self.loss.zero_()
-        self.grad_norm.zero_()
-        self.count, self.timed, self.seconds = 0, 0, 0.0
+        self._tell(line)
+        for total in (self.loss, self.grad_norm, self.count, self.left_out):
+            total.zero_()
+        self.timed, self.seconds = 0, 0.0
         return line
+
+    def look(self, *, last: bool, stopping: bool) -> Iterator[Path | dict[str, Any]]:
+        """What is due now: a grid of samples, its path; then the lines of its colours and of the score.
+
+        To be called before a checkpoint is written, and when a run goes on. A run that is ``stopping`` does not wait
+        for it: it is made up for when the run goes on, and what was done is not done twice. ``last``: the run is at its
+        end, which is always looked at.
+        """
+        train, images = self.config.train, self.learner.images
+        if stopping or not self.learner.step:
+            return
+        if self._wanted("samples", train.sample_every, last):
+            path = self.folder.sample(images)
+            seen = self._samples(self.learner.averaged(), path)
+            for watcher in self._watchers:
+                watcher.picture(path, images)
+            yield path
+            yield self._seen("samples", seen)
+        if self._score is not None and self._wanted("score", train.score_every, last):
+            yield self._seen("score", self._score(self.learner.averaged()))
 
     def save(self) -> Path:
         """Write a checkpoint, then remove the oldest ones."""
         self._refuse_nan()
-        since = {"loss": self.loss.item(), "grad_norm": self.grad_norm.item(), "count": self.count}
+        since = {
+            "loss": self.loss.item(),
+            "grad_norm": self.grad_norm.item(),
+            "count": self.count.item(),
+            "left_out": self.left_out.item(),
+            "bands": self.bands.state(),
+        }
         state = {**self.learner.state(), "since_report": since, "data": self.fingerprint}
-        path = self.folder.save(self.learner.images, self.learner.tensors(), state, self.saved_config)
-        self.folder.prune(self.config.train.keep, self.learner.images)
+        path = self.folder.checkpoints / f"{self.learner.images:09d}"
+        tensors = self.learner.tensors()
+        if self.team.leads:
+            train = self.config.train
+            self.folder.save(self.learner.images, tensors, state, self.saved_config)
+            self.folder.prune(train.keep, self.learner.images, every=train.keep_every)
+            for watcher in self._watchers:
+                watcher.flush()
         return path
 
-    def draw(self) -> Path:
-        """A grid of samples from the averaged weights: the same seeds, hence the same noise, every time."""
-        settings, config = self.config.train, self.config
-        if len(config.sampling.spacing.ladder(config.schedule)) - 1 > settings.sample_steps:
-            config = sampled_as(config, steps=settings.sample_steps)
-        pipeline = build_pipeline(config, self.learner.ema.network)
-        classes = len(pipeline.classes)
-        columns = classes if 2 <= classes <= _MOST_COLUMNS else None  # Then every column is a class.
-        count = _GRID // columns * columns if columns else _GRID
-        part = max(1, settings.batch_size // settings.accumulate)  # As many at a time as training has.
-        images = pipeline.images(count, batch_size=part)
-        path = self.folder.sample(self.learner.images)
-        with explained(f"cannot write {path}"):
-            grid.write_png(grid.to_grid(images, columns=columns), path)
-        return path
+    def take_notes(self) -> list[str]:
+        """What there is to say to the person, once."""
+        notes, self._notes[:] = list(self._notes), []
+        return notes
+
+    def _wanted(self, name: str, every: int, last: bool) -> bool:
+        if every <= 0 or not (last or self.due(every)):
+            return False
+        return not self.team.agree((name, self.learner.images) in self._looked)
+
+    def _seen(self, name: str, what: dict[str, Any]) -> dict[str, Any]:
+        line = {"step": self.learner.step, "images": self.learner.images, name: what}
+        self._looked.add((name, self.learner.images))
+        self._tell(line)
+        return line
+
+    def _tell(self, line: dict[str, Any]) -> None:
+        for watcher in self._watchers:
+            watcher.line(line)
 
     def _refuse_nan(self) -> None:
         # A gradient that is not finite makes the weights so, one step before the loss shows it. In float16 that is
@@ -108,3 +177,8 @@ class Recorder:
                 f"the loss or its gradient is no longer a number at step {self.learner.step}: nothing was saved after "
                 f"the last good checkpoint in {self.folder.checkpoints}; lower train.lr, or set train.clip = 1"
             )
+
+
+def _mean(total: torch.Tensor, count: int) -> float | None:
+    mean = total.item() / max(count, 1)
+    return mean if count and math.isfinite(mean) else None  # JSON knows no infinity.

@@ -13,38 +13,61 @@ from fromnoise.train import Learner
 
 MAY_CHANGE = {
     "data": {"path", "strict"},  # The pictures themselves are compared.
-    "train": {"steps", "epochs", "images", "report_every", "sample_every", "sample_steps", "checkpoint_every", "keep"},
+    "train": {
+        *("steps", "epochs", "images", "report_every", "sample_every", "sample_steps", "checkpoint_every"),
+        *("keep", "keep_every", "average_every", "recompute", "compile", "shard"),
+        *("watch", "score_every", "score_samples", "score_steps"),
+    },
 }
 """Settings that a run may be resumed with other values of: they do not touch what a step computes."""
 
 
-def existing(folder: RunFolder, config: Config) -> tuple[Checkpoint | None, list[Any]]:
-    """What to go on from. Raises ``WrongUse`` if the folder holds anything but this run."""
+def refuse_other(folder: RunFolder, config: Config) -> None:
+    """Raises ``WrongUse`` if the folder is there and holds anything but this run. Writes nothing, and is quick."""
     if not folder.path.exists():
-        return None, []
+        return
     if not folder.path.is_dir():
         raise WrongUse(f"{folder.path} is a file; --out should name a new folder or a run")
     if not folder.config.is_file():
         if any(not name.name.startswith(".") for name in folder.path.iterdir()):
             raise WrongUse(f"{folder.path} is not empty and holds no run; choose another --out, nothing was changed")
-        return None, []
-    try:
-        text = folder.config.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise FromnoiseError(f"cannot read {folder.config}: {error}") from error
-    saved = parse(read_toml(text, str(folder.config)), str(folder.config))
-    found, damaged = folder.latest()
-    if found is None and not damaged:  # Cut off before the first checkpoint (too little memory, say): nothing to lose.
-        return None, []
-    changed = _differences(to_tree(saved), to_tree(config))
+        return
+    saved = _settings_of(folder)
+    if not folder.has_checkpoints():  # Cut off before the first one (too little memory, say): nothing to lose.
+        return
+    before, after = to_tree(saved), to_tree(config)
+    changed = _differences(before, after)
+    if saved.train.rate.looks_ahead:  # A rate that falls towards the end of the run knew another end.
+        for name in ("steps", "epochs", "images"):
+            was, now = before["train"].get(name), after["train"].get(name)
+            if was != now:
+                changed.append(f"train.{name} was {was!r}, now {now!r} (train.rate falls towards the end)")
     if changed:
         raise WrongUse(
             f"{folder.path} was started with other settings: {', '.join(changed[:3])}"
             f"{' …' if len(changed) > 3 else ''}; give the same ones to go on, or another --out"
         )
-    if found is None:
+
+
+def existing(folder: RunFolder, config: Config) -> tuple[Checkpoint | None, list[Any]]:
+    """What to go on from, and the damaged checkpoints passed over. Raises as :func:`refuse_other` does.
+
+    Also raises ``FromnoiseError`` if all checkpoints are damaged.
+    """
+    refuse_other(folder, config)
+    found, damaged = folder.latest()
+    if found is None and damaged:
         raise damaged[0]
     return found, damaged
+
+
+def _settings_of(folder: RunFolder) -> Config:
+    """Those saved with a run. Raises ``WrongUse`` if they are none, ``FromnoiseError`` if they cannot be read."""
+    try:
+        text = folder.config.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise FromnoiseError(f"cannot read {folder.config}: {error}") from error
+    return parse(read_toml(text, str(folder.config)), str(folder.config))
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any], where: str = "") -> list[str]:

@@ -3,6 +3,8 @@
 A strip shows how a picture came to be: what the model took it for at so many moments (the paper's Fig. 6).
 """
 
+import csv
+import io
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,12 +15,13 @@ import torch
 
 from fromnoise import grid
 from fromnoise.errors import WrongUse
-from fromnoise.files import explained
+from fromnoise.files import explained, write_whole
 from fromnoise.pipeline import Pipeline
 from fromnoise.run import Run
 from fromnoise.sampler import Step, check
 from fromnoise.task.edit import Edit, Plain
-from fromnoise.types import Images
+from fromnoise.train.team import Alone, Team
+from fromnoise.types import Images, Shape
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Drawn:
-    """All pictures, uint8 (n, C, H, W), with their labels, and where they were written.
+    """All pictures, uint8 (n, C, H, W), with their labels and values, and where they were written.
 
     Of a strip, every picture is there as often as it has moments, one after the other.
     """
@@ -41,6 +44,7 @@ class Drawn:
     labels: tuple[int, ...] | None
     path: Path | None
     nfe: int
+    values: tuple[tuple[float, ...], ...] | None = None
 
 
 SampleEvent = Drawing | Drawn
@@ -52,20 +56,28 @@ def draw(
     *,
     seed: int = 0,
     labels: Sequence[int] | None = None,
+    values: Sequence[Sequence[float]] | None = None,
     batch_size: int = 64,
     out: Path | None = None,
     overwrite: bool = False,
     columns: int | None = None,
     edit: Edit | None = None,
     strip: int = 0,
+    team: Team | None = None,
 ) -> Iterator[SampleEvent]:
-    """``n`` pictures of the seeds ``seed``, ``seed`` + 1, …, one label each; written to ``out`` if given.
+    """``n`` pictures of the seeds ``seed``, ``seed`` + 1, …, one label or row of values each; written to ``out`` if
+    given. Without labels and values, nothing is said to the network.
 
     ``edit`` makes them of given pictures. ``strip`` > 0 gives that many moments of each, in a row.
 
-    ``out`` ends in .png for a grid, in .npz for arrays ``images`` (n, H, W, C) and ``labels``; anything else is a
-    folder of PNGs named by seed. Raises ``WrongUse`` for bad numbers or labels and if ``out`` exists already.
+    ``out`` ends in .png for a grid, in .npz for arrays ``images`` (n, H, W, C), ``labels`` and ``values``; anything
+    else is a folder of PNGs named by seed, with the values of each in values.csv. Raises ``WrongUse`` for bad numbers,
+    labels or values and if ``out`` exists already.
+
+    The batches are dealt out to a ``team``; all get all pictures, and the first process writes. On a CPU batches are
+    those of one process, so the pictures are too, bit for bit; on GPUs there is one for each process at least.
     """
+    team = team or Alone()
     if n < 1 or batch_size < 1:
         raise WrongUse(f"{n} pictures in batches of {batch_size}: both must be at least 1")
     if out is not None:
@@ -77,14 +89,19 @@ def draw(
     if strip > rungs:
         raise WrongUse(f"a strip of {strip} moments needs as many steps; the sampler takes {rungs}")
     wanted = _evenly(rungs, strip - 1)
-    seeds, total = edit.seeds(seed, n), rungs * -(-n // batch_size)
-    for start in range(0, n, batch_size):
+    if pipeline.device.type != "cpu":
+        batch_size = min(batch_size, -(-n // team.size))
+    starts = range(0, n, batch_size)
+    mine = starts[team.rank :: team.size]
+    seeds, total = edit.seeds(seed, n), rungs * len(mine)
+    for start in mine:
         rows = range(start, min(start + batch_size, n))
         drawing, begin = edit.begin(pipeline, rows)
         some = None if labels is None else labels[start : rows.stop]
+        numbers = None if values is None else values[start : rows.stop]
         step: Step | None = None
         shown: list[Images] = []
-        for k, step in enumerate(drawing.stream(seeds[start : rows.stop], some, begin=begin)):
+        for k, step in enumerate(drawing.stream(seeds[start : rows.stop], some, values=numbers, begin=begin)):
             nfe, done = step.nfe, done + 1
             if k in wanted:
                 shown.append(pipeline.decode(step.prediction.x_0))
@@ -94,12 +111,26 @@ def draw(
         parts.append(torch.stack(shown, dim=1).flatten(0, 1))
     if strip:
         labels = None if labels is None else [label for label in labels for _ in range(strip)]
+        values = None if values is None else [row for row in values for _ in range(strip)]
         seeds, columns = [each for each in seeds for _ in range(strip)], columns or strip
-    images = torch.cat(parts)
-    if out is not None:
+    images = _collected(parts, [min(batch_size, n - start) * (strip or 1) for start in starts], pipeline.shape, team)
+    if out is not None and team.leads:
         with explained(f"cannot write to {out}"):
-            _write(images, labels, out, seeds, columns)
-    yield Drawn(images, None if labels is None else tuple(labels), out, nfe)
+            _write(images, labels, values, pipeline.quantities.names, out, seeds, columns)
+    told = None if values is None else tuple(map(tuple, values))
+    yield Drawn(images, None if labels is None else tuple(labels), out, nfe, told)
+
+
+def _collected(parts: list[Images], sizes: Sequence[int], shape: Shape, team: Team) -> Images:
+    """All pictures in order, of batches of these ``sizes`` dealt out in turn; ``parts`` are this process's own."""
+    if team.size == 1:
+        return torch.cat(parts)
+    turns, most = -(-len(sizes) // team.size), sizes[0]
+    mine = torch.zeros(turns, most, *shape, dtype=torch.uint8)
+    for place, part in zip(mine, parts, strict=False):  # The last ones may have a batch less.
+        place[: len(part)] = part
+    everyone = team.gather(mine).cpu().unflatten(0, (team.size, turns))
+    return torch.cat([everyone[k % team.size, k // team.size, :size] for k, size in enumerate(sizes)])
 
 
 def _rungs(edit: Edit, pipeline: Pipeline) -> int:
@@ -130,13 +161,23 @@ def _free(out: Path, overwrite: bool) -> None:
         raise WrongUse(f"{out}: grids are written as .png, arrays as .npz; anything else names a folder of PNGs")
 
 
-def _write(images: Images, labels: Sequence[int] | None, out: Path, seeds: Sequence[int], columns: int | None) -> None:
+def _write(
+    images: Images,
+    labels: Sequence[int] | None,
+    values: Sequence[Sequence[float]] | None,
+    names: Sequence[str],
+    out: Path,
+    seeds: Sequence[int],
+    columns: int | None,
+) -> None:
     if out.suffix.lower() == ".png":
         grid.write_png(grid.to_grid(images, columns=columns), out)
     elif out.suffix.lower() == ".npz":
         arrays = {"images": images.permute(0, 2, 3, 1).numpy(), "seeds": np.asarray(seeds, dtype=np.int64)}
         if labels is not None:
             arrays["labels"] = np.asarray(labels, dtype=np.int64)
+        if values is not None:
+            arrays["values"] = np.asarray(values, dtype=np.float32)
         out.parent.mkdir(parents=True, exist_ok=True)
         aside = out.with_name(f".{out.name}.{os.getpid()}.npz")
         try:
@@ -145,7 +186,13 @@ def _write(images: Images, labels: Sequence[int] | None, out: Path, seeds: Seque
         finally:
             aside.unlink(missing_ok=True)
     else:
+        files = []
         for k, image in enumerate(images):
             label = "" if labels is None else f"-{labels[k]}"
             name = f"{k if len(set(seeds)) < len(images) else seeds[k]:06d}"  # Where all have one seed, by number.
-            grid.write_png(grid.to_image(image), out / f"{name}{label}.png")
+            files.append(f"{name}{label}.png")
+            grid.write_png(grid.to_image(image), out / files[-1])
+        if values is not None:  # A table that training reads.
+            table = io.StringIO()
+            csv.writer(table).writerows([("file", *names), *((f, *row) for f, row in zip(files, values, strict=True))])
+            write_whole(out / "values.csv", table.getvalue().encode())

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,6 +41,7 @@ class ScoredPictures:
     data: Dataset
     indices: list[int]
     labels: Tensor | None
+    values: Tensor | None
     names: Sequence[str] | None
     batch_size: int
     seed: int
@@ -60,7 +62,8 @@ class ScoredPictures:
         """Those at ``indices`` of the data, on the model's device. A picture's seed is of (seed, its index)."""
         device = self.run.pipeline.device
         x_0 = self.run.pipeline.codec.encode(self.data.batch(indices).to(device))
-        condition = {} if self.labels is None else {"label": self.labels[indices].to(device)}
+        said = {"label": self.labels, "values": self.values}
+        condition = {name: all_[indices].to(device) for name, all_ in said.items() if all_ is not None}
         return Batch(indices, [key_to_seed("likelihood", self.seed, index) for index in indices], x_0, condition)
 
     def spread(self, count: int) -> Batch:
@@ -98,10 +101,9 @@ def scored_pictures(
     indices = list(range(len(data)))
     if limit is not None and limit < len(data):
         indices = sorted(torch.randperm(len(data), generator=generator("pictures", seed))[:limit].tolist())
-    labels = _labels(run, data)
-    return ScoredPictures(
-        run=run, data=data, indices=indices, labels=labels, names=names, batch_size=batch_size, seed=seed
-    )
+    labels, values = _labels(run, data), values_of(run, data)
+    rest: dict[str, Any] = {"names": names, "batch_size": batch_size, "seed": seed}
+    return ScoredPictures(run=run, data=data, indices=indices, labels=labels, values=values, **rest)
 
 
 def evenly(count: int, wanted: int) -> list[int]:
@@ -127,3 +129,32 @@ def _labels(run: Run, data: Dataset) -> Tensor | None:
             hint = nearest(name, run.classes) if len(run.classes) <= 20 else f"it knows {some}"
             raise WrongUse(f"the pictures' class {name!r} is not one of the model's; {hint}")
     return torch.tensor([run.classes.index(name) for name in data.classes])[data.labels]
+
+
+def values_of(run: Run, data: Dataset) -> Tensor | None:
+    """The pictures' values in the order of the model's columns, (N, K), matched by name.
+
+    A label that none of the pictures has is 0 for all. ``None``, for "not said", where the pictures have no values and
+    the model has learnt to do without, or where the model knows none. Raises ``WrongUse`` where they do not fit.
+    """
+    known = run.pipeline.quantities
+    if not known:
+        return None
+    some = ", ".join(known.names[:3]) + (" …" if len(known) > 3 else "")
+    if data.values is None:
+        if not run.config.train.label_dropout:
+            raise WrongUse(
+                f"this model was trained with values only (train.label_dropout = 0) and these pictures have none: give "
+                f"them as its own have them ({some})"
+            )
+        return None
+    for name in data.value_names:
+        if name not in known.names:
+            hint = nearest(name, known.names) if len(known) <= 20 else f"it knows {some}"
+            raise WrongUse(f"the pictures' value {name!r} is not one of the model's; {hint}")
+    for name in known.names:
+        if name not in data.value_names and name not in known.labels:
+            raise WrongUse(f"these pictures have no value {name!r}, which this model was trained with")
+    none = torch.zeros(len(data))
+    columns = {name: data.values[:, k] for k, name in enumerate(data.value_names)}
+    return torch.stack([columns.get(name, none) for name in known.names], dim=1)

@@ -1,21 +1,32 @@
-"""Train a model on pictures: make the run folder or go on with it, save, and stop when asked."""
+"""Train a model on pictures: make the run folder or go on with it, save, go back if need be, and stop when asked."""
 
+import contextlib
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from fromnoise.checkpoint import RunFolder
+from fromnoise.checkpoint import Checkpoint, RunFolder
 from fromnoise.config import Config, build_denoiser, build_network, build_pipeline, to_toml
 from fromnoise.data import Dataset
-from fromnoise.task.recorder import Recorder
-from fromnoise.task.resume import existing, resume
+from fromnoise.denoiser import Denoiser
+from fromnoise.errors import FromnoiseError, WrongUse
+from fromnoise.network import UNet
+from fromnoise.noise import key_to_seed
+from fromnoise.task.precision import computing, pays_to_compile
+from fromnoise.task.recorder import Recorder, check_watching
+from fromnoise.task.resume import existing, refuse_other, resume
 from fromnoise.train import Learner, Report, train
+from fromnoise.train.augment import DRAWS
+from fromnoise.train.averages import Averages
 from fromnoise.train.batches import Batches
+from fromnoise.train.team import Alone, Team
+
+_LOOK = 16  # Steps between two looks at the guard: each look waits for the device.
 
 
 @dataclass(frozen=True)
@@ -56,6 +67,29 @@ class Saved:
 
 
 @dataclass(frozen=True)
+class Looked:
+    """A line of metrics.jsonl: what samples look like, or what they score."""
+
+    line: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Noted:
+    """Something that the person should know, in one line; training goes on."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class RolledBack:
+    """Too many steps were left out, so the run went back to ``images`` pictures seen; ``why`` is one line."""
+
+    images: int
+    step: int
+    why: str
+
+
+@dataclass(frozen=True)
 class Ended:
     """The run is at its end, or was stopped before it (``finished`` is false); everything is saved."""
 
@@ -65,7 +99,7 @@ class Ended:
     finished: bool
 
 
-TrainEvent = Started | Trained | Measured | Saved | Ended
+TrainEvent = Started | Trained | Measured | Saved | Looked | Noted | RolledBack | Ended
 
 
 def train_run(
@@ -75,63 +109,197 @@ def train_run(
     *,
     device: torch.device,
     stop: threading.Event | None = None,
+    team: Team | None = None,
+    captions: Iterable[tuple[str, str]] | None = None,
 ) -> Iterator[TrainEvent]:
     """Train with the settled ``config`` into the folder ``out``; go on if it holds the same run.
 
-    When ``stop`` is set, the step at hand is finished and saved. Raises ``WrongUse`` if ``out`` holds something else,
-    ``FromnoiseError`` if the loss is no longer a number, the disk refuses, or another training is at this run.
+    ``captions`` (name and text of every picture) are kept in a new run. When ``stop`` is set, the step at hand is
+    finished and saved. Every process of a ``team`` calls this with the same arguments and gets the same events; the
+    first alone writes. Raises ``WrongUse`` if ``out`` holds something else or the device has not what the settings ask
+    for, ``FromnoiseError`` if training diverges time and again, the disk refuses, or another training is at this run.
     """
-    folder, stop = RunFolder(out), stop or threading.Event()
-    settings, saved_config = config.train, to_toml(config)
-    found, damaged = existing(folder, config)
-    total = settings.total_steps(len(pictures))
-    network = build_network(config).to(device)
-    if device.type == "cuda":
-        network = network.to(memory_format=torch.channels_last)  # pyright: ignore - a missing overload
-    # Whatever does not fit is refused before anything is written.
-    shape = build_pipeline(config, network).shape
-    called = torch.compile(network) if settings.compile else network
-    assert isinstance(called, nn.Module)
-    denoiser = build_denoiser(config, called, training=True)
-    learner = Learner(network, settings)
-    if found is not None:
-        resume(learner, found, pictures)
-    with folder.lock():
-        folder.start(saved_config)
-        folder.rewind_metrics(learner.images)
-        yield Started(
-            run=out,
-            config=config,
-            pictures=len(pictures),
-            skipped=tuple(str(error) for error in pictures.skipped),
-            parameters=sum(p.numel() for p in network.parameters()),
-            device=str(device),
-            steps=total,
-            step=learner.step,
-            images=learner.images,
-            warnings=tuple(f"{error}; passed over" for error in damaged),
-        )
-        run = Recorder(folder, config, saved_config, learner, pictures.fingerprint, found)
+    folder, stop, team = RunFolder(out), stop or threading.Event(), team or Alone()
+    refuse_other(folder, config)
+    with computing(config.train.precision, device):
+        yield from _Training(config, pictures, folder, device, stop, team).events(captions)
+
+
+class _Training:
+    """One run, from its first step in this process to its last."""
+
+    def __init__(
+        self,
+        config: Config,
+        pictures: Dataset,
+        folder: RunFolder,
+        device: torch.device,
+        stop: threading.Event,
+        team: Team,
+    ) -> None:
+        settings = config.train
+        self.config, self.pictures, self.folder, self.device = config, pictures, folder, device
+        self.stop, self.team = stop, team
+        self.saved_config = to_toml(config)
+        self.total = settings.total_steps(len(pictures))
+        if settings.batch_size % (team.size * settings.accumulate):
+            raise WrongUse(
+                f"[train] batch_size = {settings.batch_size} cannot be shared evenly by {team.size} processes in "
+                f"{settings.accumulate} parts each: take a multiple of {team.size * settings.accumulate}"
+            )
+        # Whatever does not fit is refused before anything is written.
+        check_watching(config, pictures)
+        network = build_network(config)
+        self.shape = build_pipeline(config, network).shape
+        if settings.recompute:
+            if not isinstance(network, UNet):
+                raise WrongUse("[train] recompute = true: this network cannot compute its activations again")
+            network.recompute = True
+        self.network = network
+        if not (settings.shard and team.size > 1):  # Else it may not fit there; the learner takes it there in pieces.
+            self.network = network.to(device)
+            if device.type == "cuda":
+                self.network = network.to(memory_format=torch.channels_last)  # pyright: ignore - a missing overload
+        self.learner = Learner(self.network, settings, team)
+        called: nn.Module = self.network
+        if pays_to_compile(settings.compile, device, self.total):
+            called = torch.compile(self.network)  # pyright: ignore[reportAssignmentType] - it is a module
+        self.denoiser: Denoiser = build_denoiser(config, team.share(called), training=True)
+        self._averages = Averages.of(folder.path)
+        self.doubtful: int | None = None  # Where the run went back to, until it has saved something since.
+
+    def events(self, captions: Iterable[tuple[str, str]] | None) -> Iterator[TrainEvent]:
+        """Hold the run, and train."""
+        folder, learner, team = self.folder, self.learner, self.team
+        with contextlib.ExitStack() as held:
+            if team.leads:
+                held.enter_context(folder.lock())
+            team.wait()  # Nobody looks before the first process holds the run.
+            found, damaged = existing(folder, self.config)
+            if found is not None:
+                resume(learner, found, self.pictures)
+            team.wait()  # Nothing is tidied up before everybody has looked.
+            if team.leads:
+                folder.start(self.saved_config)
+                folder.rewind_metrics(learner.images)
+                self._averages.rewind(learner.images)
+                if found is None:
+                    folder.write_captions(captions)
+            yield Started(
+                run=folder.path,
+                config=self.config,
+                pictures=len(self.pictures),
+                skipped=tuple(str(error) for error in self.pictures.skipped),
+                parameters=sum(p.numel() for p in self.network.parameters()),
+                device=str(self.device) if team.size == 1 else f"{team.size} x {self.device.type}",
+                steps=self.total,
+                step=learner.step,
+                images=learner.images,
+                warnings=tuple(f"{error}; passed over" for error in damaged),
+            )
+            lost = yield from self._until_lost(found)
+            while lost is not None:
+                found = self._go_back(lost)
+                yield RolledBack(learner.images, learner.step, lost)
+                lost = yield from self._until_lost(found)
+            yield Ended(folder.path, learner.images, learner.step, learner.step >= self.total)
+
+    def _until_lost(self, found: Checkpoint | None) -> Generator[TrainEvent, None, str | None]:
+        """Train from ``found`` to the end or until stopped, and return ``None``; or until lost, and return why."""
+        settings, learner, team = self.config.train, self.learner, self.team
         batches = Batches(
-            pictures=pictures,
-            shape=shape,
+            pictures=self.pictures,
+            shape=self.shape,
             batch_size=settings.batch_size,
-            seed=settings.seed,
+            seed=self._seed(),
             flip=settings.flip,
             label_dropout=settings.label_dropout,
-            null_label=len(config.data.class_names),
+            null_label=len(self.config.data.class_names),
+            rank=team.rank,
+            size=team.size,
+            draws=DRAWS if settings.augment.active else 0,
         )
-        for report in train(learner, denoiser, config.objective, config.codec, batches, total):
-            run.add(report)
-            yield Trained(report)
-            if report.step % settings.report_every == 0 or report.step == total:
-                yield Measured(run.measure(report))
-            last = report.step == total or stop.is_set()
-            if run.due(settings.checkpoint_every) or last:
-                yield Saved(run.save())
-            wanted = run.due(settings.sample_every) or (settings.sample_every > 0 and report.step == total)
-            if wanted and not stop.is_set():
-                yield Saved(run.draw())
-            if last:
-                break
-        yield Ended(out, learner.images, learner.step, learner.step >= total)
+        steps = train(learner, self.denoiser, self.config.objective, self.config.codec, batches, self.total, team)
+        run = Recorder(self.folder, self.config, self.saved_config, learner, self.pictures, found, team)
+        with contextlib.closing(run), contextlib.closing(steps):
+            yield from self._look(run, stopping=False)  # What a stop left out.
+            for report in steps:
+                run.add(report)
+                yield Trained(report)
+                last = self._stopped() or report.step == self.total
+                if (report.step % _LOOK == 0 or last) and learner.guard.lost():
+                    return _why(report)
+                if report.step % settings.report_every == 0 or report.step == self.total:
+                    yield Measured(run.measure(report))
+                yield from self._look(run, stopping=last and report.step < self.total)
+                if run.due(settings.average_every or settings.checkpoint_every) or report.step == self.total:
+                    self._keep_averages()
+                # Weights that make the guard leave steps out may be ruined already: not to be gone back to.
+                if last or (run.due(settings.checkpoint_every) and not learner.guard.alarmed()):
+                    yield Saved(run.save())
+                    self.doubtful = None
+                for note in run.take_notes():
+                    yield Noted(note)
+                if last:
+                    break
+        for note in run.take_notes():  # Of what went wrong while it was closed.
+            yield Noted(note)
+        return None
+
+    def _look(self, run: Recorder, *, stopping: bool) -> Iterator[TrainEvent]:
+        for seen in run.look(last=self.learner.step >= self.total, stopping=stopping):
+            yield Saved(seen) if isinstance(seen, Path) else Looked(seen)
+
+    def _keep_averages(self) -> None:
+        """Snapshots of the further averages, if there are any."""
+        if self.learner.averages is not None and self.team.leads:
+            for width, network in self.learner.averages.networks.items():
+                weights = network.state_dict()
+                self._averages.write(self.learner.images, width, weights, config=self.saved_config)
+
+    def _stopped(self) -> bool:
+        """Whether any process has been asked to stop."""
+        return self.team.agree(self.stop.is_set())
+
+    def _seed(self) -> int:
+        """The run's, or another one after it has gone back."""
+        back, seed = len(self.learner.rollbacks), self.config.train.seed
+        return key_to_seed("again", seed, back) if back else seed
+
+    def _go_back(self, why: str) -> Checkpoint | None:
+        """To the newest checkpoint that verifies, or to the start; with other randomness and half the step size.
+
+        If the run is lost once more before it has saved anything, the checkpoint itself is in doubt, and the one before
+        it is taken.
+        """
+        learner, allowed = self.learner, self.config.train.guard.rollbacks
+        before = [*learner.rollbacks, why]
+        if len(before) > allowed:
+            tried = f"went back {allowed} times, each time to a lower rate" if allowed else "may not go back"
+            raise FromnoiseError(
+                f"training diverges: {why}; it {tried}, and gives up. What was saved before is in "
+                f"{self.folder.checkpoints}; lower train.lr, set train.clip = 1, or look at the pictures"
+            )
+        self.team.wait()  # The first process may still be writing the checkpoint to go back to.
+        found, _ = self.folder.latest(below=self.doubtful)
+        self.doubtful = 0 if found is None else found.images
+        if found is not None:
+            resume(learner, found, self.pictures)
+        else:
+            fresh = Learner(build_network(self.config), replace(self.config.train, shard=False))
+            learner.load(fresh.tensors(), fresh.state())
+        learner.guard.forgive()
+        learner.rollbacks = before
+        self.team.wait()
+        if self.team.leads:
+            self.folder.rewind_metrics(learner.images)
+            self._averages.rewind(learner.images)
+        return found
+
+
+def _why(report: Report) -> str:
+    loss, norm = report.loss.item(), report.grad_norm.item()
+    return (
+        f"too many steps in a row were left out by step {report.step}, "
+        f"the last with a loss of {loss:.4g} and a gradient of norm {norm:.4g}"
+    )

@@ -4,29 +4,31 @@ Who consumes the reports prints, saves, or stops; nothing here touches the disk.
 """
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fromnoise.codec import Codec
 from fromnoise.denoiser import Denoiser
+from fromnoise.network.dropout import dropout_seeds
 from fromnoise.noise import key_to_seed
 from fromnoise.objective import History, Objective
 from fromnoise.train.batches import Batch, Batches
-from fromnoise.train.ema import Ema
-from fromnoise.train.optimizer import build_optimizer, learning_rate, load_optimizer_tensors, optimizer_tensors
-from fromnoise.train.settings import TrainSettings
-
-_LOSSES, _COUNTS = "history.losses", "history.counts"
+from fromnoise.train.learner import Learner
+from fromnoise.train.team import Alone, Team
 
 
 @dataclass(frozen=True)
 class Report:
-    """Of the step just done. ``loss`` and ``grad_norm`` are scalars still on the device: reading them waits for it."""
+    """Of the step just done, on all processes together.
+
+    ``loss`` and ``grad_norm`` are scalars still on the device, and so is ``skipped``, 1.0 if the guard left the step
+    out: reading them waits for it. ``per_example`` (N,) are the pictures' own losses, on the device too; their times
+    ``t`` (N,), float64, are on the CPU.
+    """
 
     step: int
     images: int
@@ -34,55 +36,9 @@ class Report:
     grad_norm: Tensor
     lr: float
     seconds: float
-
-
-class Learner:
-    """What changes while training: the network, its average, the optimizer, and how many steps are done.
-
-    ``history`` holds past losses if the objective's times depend on them, from the first step on; else ``None``.
-    """
-
-    def __init__(self, network: nn.Module, settings: TrainSettings) -> None:
-        self.network, self.settings, self.step = network, settings, 0
-        self.history: History | None = None
-        self.ema = Ema(network, decay=settings.ema_decay, ramp=settings.ema_ramp)
-        self.optimizer = build_optimizer(network, settings)
-        device = next(network.parameters()).device
-        self.scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "float16")
-
-    @property
-    def images(self) -> int:
-        """Pictures seen so far."""
-        return self.step * self.settings.batch_size
-
-    def tensors(self) -> dict[str, dict[str, Tensor]]:
-        """Everything to save, by file: model, ema, optimizer (the history too)."""
-        history = {} if self.history is None else {_LOSSES: self.history.losses, _COUNTS: self.history.counts}
-        return {
-            "model": self.network.state_dict(),
-            "ema": self.ema.network.state_dict(),
-            "optimizer": {**optimizer_tensors(self.optimizer, self.network), **history},
-        }
-
-    def state(self) -> dict[str, Any]:
-        """What is not a tensor: a small JSON object."""
-        return {"step": self.step, "scaler": self.scaler.state_dict()}
-
-    def load(self, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
-        """The inverse of :meth:`tensors` and :meth:`state`. Raises ``ValueError`` where names or shapes differ."""
-        try:
-            self.network.load_state_dict(tensors["model"])
-            self.ema.network.load_state_dict(tensors["ema"])
-        except RuntimeError as error:
-            raise ValueError(" ".join(str(error).split())) from error
-        optimizer = dict(tensors["optimizer"])
-        losses, counts = optimizer.pop(_LOSSES, None), optimizer.pop(_COUNTS, None)
-        if losses is not None and counts is not None:
-            self.history = History(losses.clone(), counts.clone())
-        load_optimizer_tensors(self.optimizer, self.network, optimizer)
-        self.step = self.ema.updates = int(state["step"])
-        if self.scaler.is_enabled():
-            self.scaler.load_state_dict(state["scaler"])
+    t: Tensor
+    per_example: Tensor
+    skipped: Tensor
 
 
 def train(
@@ -92,66 +48,96 @@ def train(
     codec: Codec,
     batches: Batches,
     total_steps: int,
-) -> Iterator[Report]:
+    team: Team | None = None,
+) -> Generator[Report, None, None]:
     """Train until ``total_steps`` steps are done, from where ``learner`` stands.
 
-    ``denoiser`` wraps the learner's network (compiled or not). When a report comes out, the step is whole: weights,
-    average, optimizer and count agree, and may be saved.
+    ``denoiser`` wraps the learner's network (compiled, or shared by a team, or as it is). When a report comes out, the
+    step is whole: weights, average, optimizer and count agree, and may be saved.
     """
-    device = next(learner.network.parameters()).device
+    team = team or Alone()
     if objective.times.records and learner.history is None:
         learner.history = History.empty(int(denoiser.schedule.horizon), objective.times.records)
     clock = time.perf_counter()
     for batch in batches.stream(learner.step, total_steps):
         learner.network.train()
-        loss, grad_norm, lr = _step(learner, denoiser, objective, codec, batch, device)
-        learner.ema.update(learner.network)
+        parts = _Parts(learner, denoiser, objective, codec, batches.seed, team)
+        lr = learner.rate(total_steps)
+        loss, t, per_example = parts.backward(batch)
+        grad_norm, skipped = update(learner, loss, lr)
+        if learner.history is not None and not skipped:
+            learner.history.record(t, per_example)
         learner.step += 1
+        learner.average()
         now = time.perf_counter()
-        yield Report(learner.step, learner.images, loss, grad_norm, lr, now - clock)
+        yield Report(learner.step, learner.images, loss, grad_norm, lr, now - clock, t, per_example, skipped)
         clock = time.perf_counter()
 
 
-def _step(
-    learner: Learner,
-    denoiser: Denoiser,
-    objective: Objective,
-    codec: Codec,
-    batch: Batch,
-    device: torch.device,
-) -> tuple[Tensor, Tensor, float]:
-    settings, optimizer, scaler = learner.settings, learner.optimizer, learner.scaler
-    optimizer.zero_grad()
-    total = torch.zeros((), device=device)
-    part = settings.batch_size // settings.accumulate
-    u, done = objective.times.spread(batch.u), []
-    for micro in range(settings.accumulate):
-        rows = slice(micro * part, (micro + 1) * part)
-        condition = {} if batch.labels is None else {"label": batch.labels[rows].to(device, non_blocking=True)}
-        x_0 = codec.encode(batch.images[rows].to(device, non_blocking=True))
-        eps = batch.eps[rows].to(device, non_blocking=True)
-        with _dropout_from(device, settings.seed, learner.step, micro):
-            loss = objective(denoiser, x_0, u[rows], eps, history=learner.history, **condition)
-        value = loss.value / settings.accumulate
-        scaler.scale(value).backward()
-        total += value.detach()
-        done.append((loss.t, loss.per_example))
-    scaler.unscale_(optimizer)
-    limit = settings.clip or float("inf")
-    grad_norm = torch.nn.utils.clip_grad_norm_(learner.network.parameters(), limit)
-    lr = learning_rate(learner.step, settings)
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-    scaler.step(optimizer)
-    scaler.update()
-    if learner.history is not None:  # After the whole batch, so that its parts draw from one distribution.
-        learner.history.record(*(torch.cat(parts) for parts in zip(*done, strict=True)))
-    return total, grad_norm.detach(), lr
+@dataclass(frozen=True)
+class _Parts:
+    """The forward and backward passes of a step: this process's share, part by part."""
+
+    learner: Learner
+    denoiser: Denoiser
+    objective: Objective
+    codec: Codec
+    seed: int
+    team: Team
+
+    def backward(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Leaves the gradients of the whole step; its loss, and the times and losses of its pictures."""
+        learner, accumulate = self.learner, self.learner.settings.accumulate
+        learner.optimizer.zero_grad()
+        device = next(learner.network.parameters()).device
+        share, values, done = len(batch.images) // accumulate, [], []
+        spread = self.objective.times.spread(batch.u)
+        u = spread[batch.first :]
+        for micro in range(accumulate):
+            rows = slice(micro * share, (micro + 1) * share)
+            x_0 = self.codec.encode(batch.images[rows].to(device, non_blocking=True))
+            eps = batch.eps[rows].to(device, non_blocking=True)
+            condition = batch.condition(rows, device)
+            if batch.draws is not None:
+                x_0, condition["augment"] = learner.settings.augment(x_0, batch.draws[rows])
+            last = micro == accumulate - 1
+            with (
+                self._dropout(device, batch, rows),
+                nullcontext() if last else self.team.unshared(self.denoiser.network),
+            ):
+                loss = self.objective(self.denoiser, x_0, u[rows], eps, history=learner.history, **condition)
+                (loss.value * (learner.scale.value / accumulate)).backward()
+            values.append(loss.value.detach())
+            done.append((loss.t, loss.per_example))
+        t, per_example = (torch.cat(column) for column in zip(*done, strict=True))
+        if self.team.size == 1:
+            return torch.stack(values).mean(), t, per_example
+        value = torch.stack(values).mean().expand_as(per_example)
+        everyone = self.team.gather(torch.stack([value, per_example], dim=1))
+        # The times of the others are known here as well; fetching them would wait for the device.
+        t = self.objective.times(spread.cpu(), self.denoiser.schedule, learner.history).t
+        return everyone[:, 0].mean(), t, everyone[:, 1]
+
+    @contextmanager
+    def _dropout(self, device: torch.device, batch: Batch, rows: slice) -> Iterator[None]:
+        """On the CPU, the masks of our own layers depend on (seed, step, picture).
+
+        Elsewhere, and in other networks' layers, dropout draws from PyTorch's generators; they start from a key, which
+        has the place of the part in the batch, and are put back afterwards.
+        """
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), dropout_seeds(batch.seeds[rows]):
+            torch.manual_seed(key_to_seed("dropout", self.seed, self.learner.step, batch.first + rows.start))
+            yield
 
 
-@contextmanager
-def _dropout_from(device: torch.device, *key: int) -> Iterator[None]:
-    """Dropout draws from PyTorch's global generators; here they start from a key, and are put back afterwards."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(key_to_seed("dropout", *key))
-        yield
+def update(learner: Learner, loss: Tensor, lr: float) -> tuple[Tensor, Tensor]:
+    """The optimizer's step, unless the guard leaves it out; the norm of the gradient, and whether it was left out."""
+    scale, limit = learner.scale, learner.settings.clip
+    gradients = [p.grad for p in learner.network.parameters() if p.grad is not None]
+    grad_norm = learner.team.full(torch.nn.utils.get_total_norm(gradients)) / scale.value
+    left_out = learner.guard.judge(loss, grad_norm, excused=scale.excused())
+    # Clipping to a norm is dividing by norm / limit, where that is above 1; the scale goes in the same pass.
+    excess = (grad_norm / limit).clamp(min=1.0) if limit else torch.ones_like(grad_norm)
+    learner.take(lr, excess * scale.value, left_out)
+    scale.update(~grad_norm.isfinite())
+    return grad_norm, left_out

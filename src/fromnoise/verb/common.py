@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from fromnoise.console import Meter, say
-from fromnoise.errors import INTERRUPTED, WrongUse
+from fromnoise.errors import INTERRUPTED, Lost, WrongUse
 from fromnoise.run import Run
 from fromnoise.schema import assignment, merge
 from fromnoise.task.prepare import Known
 from fromnoise.task.prepare import known_pictures as task_known_pictures
 from fromnoise.task.train import Ended
+from fromnoise.worker import here
 
 
 def program() -> str:
@@ -91,6 +92,9 @@ def stopping() -> Iterator[threading.Event]:
     stop, before = threading.Event(), {}
 
     def ask(number: int, _: object) -> None:
+        worker = here()
+        if worker is not None and worker.torn_down:
+            raise Lost("another process of this training is gone; from the last checkpoint all can go on")
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()

@@ -39,6 +39,9 @@ def _weak(run: Run, args: Any) -> Estimator:
     weak = open_run(args.weak, device=args.device)
     for warning in weak.warnings:
         say(f"fromnoise: {warning}")
+    if weak.pipeline.quantities.names != run.pipeline.quantities.names:
+        theirs, mine = (", ".join(r.pipeline.quantities.names) or "no values" for r in (weak, run))
+        raise WrongUse(f"--weak {args.weak}: was trained with {theirs}; this model with {mine}")
     if weak.pipeline.shape != run.pipeline.shape or weak.classes != run.classes:
         mine, other = (f"{'x'.join(map(str, r.pipeline.shape))} with {len(r.classes)} classes" for r in (run, weak))
         same = ", but others" if mine == other else ""

@@ -5,18 +5,23 @@ import time
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from fromnoise import memory
 from fromnoise.config import Config, sampled_as
 from fromnoise.console import follow, say
-from fromnoise.errors import WrongUse, nearest
+from fromnoise.errors import WrongUse
 from fromnoise.network.compiled import Compiled
 from fromnoise.run import Run, open_run, with_config
 from fromnoise.task import sample as sample_task
 from fromnoise.task.analytic import stored_variance
 from fromnoise.task.edit import Between, Edit, Inpaint, Plain, Upscale, Variation
 from fromnoise.task.given import read_hole, read_picture, read_small
+from fromnoise.train.team import Team
 from fromnoise.verb.common import sets
 from fromnoise.verb.guide import guided
+from fromnoise.verb.processes import launched, meeting
+from fromnoise.verb.said import conditions
 
 
 def sample(args: Any, words: list[str]) -> int:
@@ -27,30 +32,46 @@ def sample(args: Any, words: list[str]) -> int:
     began = time.perf_counter()
     if args.columns is not None and args.columns < 1:
         raise WrongUse(f"--columns {args.columns}: must be at least 1")
-    run = open_run(args.run_path, weights=args.weights, device=args.device)
+    code = launched(args, words)
+    if code is not None:
+        return code
+    with meeting(args) as (team, device):
+        return _sample(args, team, device, began)
+
+
+def _sample(args: Any, team: Team, device: torch.device, began: float) -> int:
+    """As one of a team, or alone."""
+    run = open_run(args.run_path, weights=args.weights, device=device)
     for warning in run.warnings:
         say(f"fromnoise: {warning}")
     run = guided(with_config(_compiled(run) if args.compile else run, _settings(run, args)), args)
     edit = _edit(run, args)
-    labels = _labels(args, run, edit)
+    labels, values = conditions(args, run, edit)
     events = sample_task.draw(
         run,
         args.n,
         seed=args.seed,
         labels=labels,
+        values=values,
         batch_size=args.batch_size,
         out=args.out,
         overwrite=args.overwrite,
         edit=edit,
         strip=args.strip or 0,
         columns=args.columns,
+        team=team,
     )
+    if device.type == "cpu" and args.n <= args.batch_size * (team.size - 1):
+        share = -(-args.n // team.size)
+        say(f"fromnoise: some of {team.size} processes have nothing to do; --batch-size {share} gives each a share")
     last = follow(events)
     assert isinstance(last, sample_task.Drawn)
     seconds = round(time.perf_counter() - began, 1)
     if args.json:
         result = {"out": str(args.out), "n": args.n, "seed": args.seed, "nfe": last.nfe, "seconds": seconds}
-        print(json.dumps({**result, "labels": labels}))
+        names = run.pipeline.quantities.names
+        told = {} if values is None else {"values": [dict(zip(names, row, strict=True)) for row in values]}
+        print(json.dumps({**result, "labels": labels, **told}))
     else:
         seeds = edit.seeds(args.seed, args.n)
         which = f"seed {seeds[0]}" if seeds[0] == seeds[-1] else f"seeds {seeds[0]} to {seeds[-1]}"
@@ -124,29 +145,3 @@ def _refuse_strays(args: Any) -> None:
     for name in ("repaint", "strip"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise WrongUse(f"--{name} {getattr(args, name)}: must be at least 1")
-
-
-def _labels(args: Any, run: Run, edit: Edit) -> list[int] | None:
-    """Names or numbers, separated by commas, taken in turn; without any, every class in turn."""
-    text, classes, n = args.label, run.classes, args.n
-    if text is None and classes and isinstance(edit, Between):
-        # Pictures on a way from one to another change by their place on it alone.
-        if run.config.train.label_dropout:
-            return None
-        raise WrongUse("--interpolate needs --label: this model has never gone without one (train.label_dropout = 0)")
-    if text is None:
-        return [k % len(classes) for k in range(n)] if classes else None
-    if not classes:
-        raise WrongUse(f"--label {text}: this model was trained without classes")
-    chosen = [_label(word.strip(), classes) for word in text.split(",")]
-    return [chosen[k % len(chosen)] for k in range(n)]
-
-
-def _label(word: str, classes: tuple[str, ...]) -> int:
-    if word in classes:
-        return classes.index(word)
-    if not word.removeprefix("-").isdecimal():
-        raise WrongUse(f"--label {word}: no such class; {nearest(word, classes)}")
-    if not 0 <= int(word) < len(classes):
-        raise WrongUse(f"--label {word}: out of range; this model's classes are numbered 0 to {len(classes) - 1}")
-    return int(word)

@@ -6,14 +6,20 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fromnoise import memory
-from fromnoise.console import follow
+from fromnoise.console import follow, say
+from fromnoise.errors import WrongUse
 from fromnoise.run import pick_device
 from fromnoise.schema import merge
 from fromnoise.task import demo as demo_task
 from fromnoise.task import train as train_task
 from fromnoise.task.prepare import prepare
+from fromnoise.train.team import Team
 from fromnoise.verb.common import interrupted, program, reading, sets, size_of, stopping
+from fromnoise.verb.estimate import dry_run, with_micro_batch
+from fromnoise.verb.processes import launched, meeting
 
 
 def demo(args: Any, words: list[str]) -> int:
@@ -44,14 +50,15 @@ def demo(args: Any, words: list[str]) -> int:
 def train(args: Any, words: list[str]) -> int:
     """Train on a folder, or go on."""
     memory.keep_freed_memory()
-    device, began = pick_device(args.device), time.perf_counter()
+    began = time.perf_counter()
     out = args.out or Path("runs") / (Path(args.data).resolve().name if args.data != "digits" else "digits")
-    with reading() as progress:
-        prepared = prepare(_train_tree(args), preset_name=args.preset, source="the settings", progress=progress)
-    with stopping() as stop:
-        events = train_task.train_run(prepared.config, prepared.training, out, device=device, stop=stop)
-        last = follow(events)
-    assert isinstance(last, train_task.Ended)
+    if args.dry_run:
+        return dry_run(_train_tree(args), out, args)
+    code = launched(args, words)
+    if code is not None:
+        return code
+    with meeting(args) as (team, device):
+        last = _train(args, out, team, device)
     if args.json:
         seconds = round(time.perf_counter() - began, 1)
         result = {"run": str(out), "step": last.step, "images": last.images, "finished": last.finished}
@@ -62,6 +69,24 @@ def train(args: Any, words: list[str]) -> int:
         print(f"trained: {out}, {last.images:,} pictures seen")
         print(f"next: {program()} sample {shlex.quote(str(out))} --out s.png")
     return 0
+
+
+def _train(args: Any, out: Path, team: Team, device: torch.device) -> train_task.Ended:
+    """As one of a team, or alone."""
+    if args.micro_batch == "auto" and team.size > 1:
+        raise WrongUse("--micro-batch auto measures one process; with several, give a number of pictures")
+    with team.in_turn(), reading() as progress:  # Decoded once; the others find it in the cache.
+        prepared = prepare(_train_tree(args), preset_name=args.preset, source="the settings", progress=progress)
+    for remark in prepared.remarks:
+        say(f"fromnoise: {remark}")
+    config = with_micro_batch(args.micro_batch, prepared.config, out, device)
+    with stopping() as stop:
+        events = train_task.train_run(
+            config, prepared.training, out, device=device, stop=stop, team=team, captions=prepared.captions
+        )
+        last = follow(events)
+    assert isinstance(last, train_task.Ended)
+    return last
 
 
 def _train_tree(args: Any) -> dict[str, Any]:

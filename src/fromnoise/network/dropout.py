@@ -1,0 +1,62 @@
+"""Whose chance dropout draws from: one seed a picture, so that a batch may be cut in any way.
+
+A layer's mask for a picture depends on the picture's seed and the layer's place in the network, and on nothing else:
+not on the other pictures of the batch, not on the number of processes, and not on whether the layer is computed a
+second time in the backward pass. Without seeds, masks come from PyTorch's own generator, as everywhere else.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+from torch import Tensor
+
+CHANCES = 2**16
+"""The rate of dropout is a multiple of one in so many, so that one random number of 64 bits decides for four values."""
+
+_MIX = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio: neighbouring layers get seeds that have nothing in common
+_WORD = 2**64 - 1
+
+_seeds: ContextVar[tuple[int, ...] | None] = ContextVar("dropout seeds", default=None)
+
+
+@contextmanager
+def dropout_seeds(seeds: Sequence[int]) -> Iterator[None]:
+    """In here, and in the backward passes called here, dropout on the CPU draws for picture k from ``seeds[k]``."""
+    token = _seeds.set(tuple(seeds))
+    try:
+        yield
+    finally:
+        _seeds.reset(token)
+
+
+def kept(x: Tensor, dropped: int, place: int) -> Tensor:
+    """Bytes 0 and 1 in the shape and memory layout of ``x`` (B, C, H, W): 0 with probability ``dropped`` / 65536.
+
+    ``place`` tells the layers of a network apart. PyTorch's own dropout draws one number a value, which is a tenth of
+    a training step on a CPU. Raises ``ValueError`` if seeds are set, and not one a picture.
+    """
+    n, c, h, w = x.shape
+    seeds, each = _seeds.get(), -(-c * h * w // 4)
+    bits = torch.empty(n, each, dtype=torch.int64)
+    if seeds is None:
+        bits.random_(-(2**63), None)
+    elif len(seeds) != n:
+        raise ValueError(f"dropout has {len(seeds)} seeds for {n} pictures; it needs one each")
+    else:
+        source = torch.Generator()
+        for row, seed in zip(bits, seeds, strict=True):
+            row.random_(-(2**63), None, generator=source.manual_seed(_mixed(seed, place)))
+    keep = (bits.view(torch.int16) >= dropped - CHANCES // 2).view(torch.uint8)[:, : c * h * w]
+    if x.is_contiguous():
+        return keep.reshape(x.shape)
+    return keep.reshape(n, h, w, c).permute(0, 3, 1, 2)
+
+
+def _mixed(seed: int, place: int) -> int:
+    """The finalizer of SplitMix64 (Steele, Lea, Flood 2014): every bit depends on all, the low 32 that count too."""
+    word = (seed + (place + 1) * _MIX) & _WORD
+    word = ((word ^ word >> 30) * 0xBF58476D1CE4E5B9) & _WORD
+    word = ((word ^ word >> 27) * 0x94D049BB133111EB) & _WORD
+    return word ^ word >> 31

@@ -1,0 +1,319 @@
+"""A run on several processes is the run on one: the same pictures, times and noise, and losses equal but for rounding.
+
+And it cannot be lost either: a dead process, Ctrl-C, and another number of processes afterwards.
+"""
+
+import json
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from tests import tiny
+from tests.together import seen, train
+
+from fromnoise.cli import main
+from fromnoise.run import open_run
+from fromnoise.schema import merge
+from fromnoise.task.sample import Drawn, draw
+from fromnoise.train.team import Alone
+from fromnoise.worker import FOLDER, Worker, here
+
+Json = dict[str, Any]
+
+HERE = Path(__file__).resolve().parent
+NET: Json = {"network": {"model_channels": 16}}
+ALL: Json = {
+    **{"network": {"model_channels": 16, "dropout": 0.3}, "data": {"classes": True}},
+    "train": {"steps": 6, "flip": True, "label_dropout": 0.3, "report_every": 2, "checkpoint_every": 24},
+}
+PAST: Json = {  # A batch sees all four times, so they depend on past losses from the second step on.
+    "objective": {"times": {"kind": "loss_aware", "last": 2}},
+    "schedule": {"kind": "constant", "steps": 4, "value": 0.3},
+}
+CASES: dict[str, Json] = {
+    "whole": ALL,
+    "parts": merge(ALL, {"train": {"accumulate": 2}}),
+    "past losses": merge(ALL, PAST),
+    "in pieces": merge(ALL, {"train": {"shard": True, "accumulate": 2}}),
+    "watched": merge(NET, {"train": {"steps": 3, "sample_every": 16, "sample_steps": 5, "score_every": 16}}),
+}
+
+
+def team_of(size: int, jobs: list[Json], folder: Path) -> list[list[Any]]:
+    """The answers of every process to every job. Warnings are errors there too."""
+    folder.mkdir()
+    (folder / "jobs").write_text("".join(json.dumps(job) + "\n" for job in jobs))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {
+        **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(size), "OMP_NUM_THREADS": "1"},
+        **{"PYTHONPATH": os.pathsep.join([str(tiny.SOURCE), str(HERE.parent)]), "PYTHONWARNINGS": "error"},
+    }
+    if sys.platform == "linux":
+        shared["GLOO_SOCKET_IFNAME"] = "lo"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.together", str(folder / "jobs"), str(folder)],
+            env={**os.environ, **shared, "RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(size)
+    ]
+    told = [process.communicate(timeout=110)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0] * size, "\n".join(told)
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(size)]
+
+
+HOW: Json = {"n": 11, "batch_size": 3, "seed": 5, "labels": [k % 10 for k in range(11)]}
+
+
+@cache
+def alone(folder: Path) -> dict[str, Any]:
+    """Every case on one process, and what it drew."""
+    answers: dict[str, Any] = {
+        name: train(tiny.config(tree), folder / "1" / name, Alone()) for name, tree in CASES.items()
+    }
+    answers["seen"] = seen(tiny.config(ALL), 3, Alone())
+    *_, last = draw(open_run(folder / "1" / "whole", device=tiny.CPU), **HOW)
+    assert isinstance(last, Drawn)
+    answers["drawn"] = last.images.tolist()
+    return answers
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, Any]]]:
+    folder, threads = tmp_path_factory.mktemp("distributed"), torch.get_num_threads()
+    torch.set_num_threads(1)  # As each of the others has.
+    yield folder, alone(folder)
+    torch.set_num_threads(threads)
+
+
+def compared(one: tuple[Path, dict[str, Any]], size: int) -> None:
+    folder, answers = one
+    jobs = [{"do": "train", "run": str(folder / str(size) / name), "tree": tree} for name, tree in CASES.items()]
+    jobs.append({"do": "see", "tree": ALL, "steps": 3})
+    jobs.append({"do": "draw", "run": str(folder / "1" / "whole"), "how": HOW})
+    longer = {
+        name: merge(tree, {"train": {"steps": 9}}) for name, tree in CASES.items() if name in {"whole", "in pieces"}
+    }
+    jobs += [{"do": "train", "run": str(folder / str(size) / name), "tree": tree} for name, tree in longer.items()]
+    every = team_of(size, jobs, folder / f"team of {size}")
+    for name, told in zip(CASES, every[0], strict=False):
+        assert all(other[list(CASES).index(name)] == told for other in every), (
+            f"{name}: processes disagree on what was done"
+        )
+        ours, theirs = (np.array([step["numbers"] for step in run]) for run in (told, answers[name]))
+        np.testing.assert_allclose(ours[:, 0], theirs[:, 0], rtol=1e-5, err_msg=name)
+        np.testing.assert_allclose(ours[:, 1], theirs[:, 1], rtol=1e-4, err_msg=name)
+        for step, other in zip(told, answers[name], strict=True):
+            assert step["t"] == other["t"], name
+            np.testing.assert_allclose(step["losses"], other["losses"], rtol=1e-4, atol=1e-5, err_msg=name)
+        his = flat(tiny.lines(folder / "1" / name))
+        mine = flat(tiny.lines(folder / str(size) / name)[: len(tiny.lines(folder / "1" / name))])
+        assert mine.keys() == his.keys(), name
+        for key, value in mine.items():
+            wanted = his[key] if not isinstance(his[key], float) else pytest.approx(his[key], rel=1e-4, abs=1e-5)
+            assert value == wanted, f"{name}: {key}"
+        weights, wanted = (model(folder / which / name, len(told)) for which in (str(size), "1"))
+        for key, value in wanted.items():
+            torch.testing.assert_close(weights[key], value, atol=1e-4, rtol=1e-3)
+    for step in range(3):  # Side by side, the shares are the whole.
+        for whole, *parts in zip(answers["seen"][step], *(answer[len(CASES)][step] for answer in every), strict=True):
+            assert [row for part in parts for row in part] == whole
+    for answer in every:
+        assert answer[len(CASES) + 1] == answers["drawn"], "pictures depend on how many processes draw them"
+
+
+def model(run: Path, steps: int) -> dict[str, torch.Tensor]:
+    """The weights and their average after so many steps."""
+    place = run / "checkpoints" / f"{8 * steps:09d}"
+    files = {name: safetensors.torch.load_file(place / f"{name}.safetensors") for name in ("model", "ema")}
+    return {f"{name}/{key}": value for name, tensors in files.items() for key, value in tensors.items()}
+
+
+def flat(lines: list[Json]) -> dict[str, Any]:
+    """All numbers of metrics.jsonl, by line and name."""
+
+    def walk(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+        if isinstance(value, dict | list):
+            for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+                yield from walk(item, f"{name}/{key}")
+        else:
+            yield name, value
+
+    return dict(walk(lines, ""))
+
+
+def test_two_processes_train_and_draw_what_one_does(one: tuple[Path, dict[str, Any]]) -> None:
+    """In parts and whole, with dropout, hidden labels, mirrored pictures, times by past losses, and in pieces."""
+    compared(one, 2)
+    for name in ("whole", "in pieces"):
+        reopened(one[0], name, 2)
+
+
+def reopened(folder: Path, name: str, size: int) -> None:
+    """What several processes saved opens under one, and the run goes on to the losses that they go on to."""
+    told = json.loads((folder / f"team of {size}" / "0.json").read_text())
+    longer = told[len(CASES) + 2 + ["whole", "in pieces"].index(name)]
+    assert len(longer) == 3, "the run should have gone on at step 6"
+    for later in (folder / str(size) / name / "checkpoints").iterdir():
+        if int(later.name) > 48:
+            (later / "state.json").unlink()  # So that one process goes on from where they went on.
+    again = train(tiny.config(merge(CASES[name], {"train": {"steps": 9}})), folder / str(size) / name, Alone())
+    ours, theirs = ([step["numbers"][0] for step in run] for run in (again, longer))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_four_processes_train_and_draw_what_one_does(one: tuple[Path, dict[str, Any]]) -> None:
+    compared(one, 4)
+    for name in ("whole", "in pieces"):
+        reopened(one[0], name, 4)
+
+
+# --------------------------------------------------------------------------------------------- the command and mishaps
+
+
+LONG = ["--steps", "90", "--set", "train.checkpoint_every=80", "--set", "train.report_every=10"]
+
+
+def started(folder: Path, name: str, *more: str) -> subprocess.Popen[str]:
+    words = ["train", "digits", "--preset", str(folder / "tiny.toml"), "--out", str(folder / name)]
+    return tiny.command(*words, *LONG, "--processes", "2", *more)
+
+
+def until(there: Path, process: subprocess.Popen[str]) -> None:
+    while not there.exists():
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.01)
+
+
+def worker_of(out: Path, rank: int) -> int:
+    for place in Path("/proc").iterdir():
+        try:
+            said, words = (place / "environ").read_bytes().split(b"\0"), (place / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if f"RANK={rank}".encode() in said and str(out).encode() in words:
+            return int(place.name)
+    raise AssertionError(f"no worker {rank} is training {out}")
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for the worker in /proc")
+def test_a_killed_process_and_ctrl_c_change_nothing(tmp_path: Path) -> None:
+    tiny.preset(tmp_path, NET)
+    undisturbed = started(tmp_path, "undisturbed", "--json")
+    killed, stopped = started(tmp_path, "killed", "--json"), started(tmp_path, "stopped")
+    until(tmp_path / "killed" / "checkpoints" / "000000080", killed)
+    os.kill(worker_of(tmp_path / "killed", 1), signal.SIGKILL)
+    until(tmp_path / "stopped" / "checkpoints" / "000000080", stopped)
+    os.kill(stopped.pid, signal.SIGINT)
+
+    out, err = stopped.communicate(timeout=100)
+    assert stopped.returncode == 130 and out == ""
+    [said] = re.findall("stopped and saved at .* pictures .*; go on with: fromnoise (.*)\n", err)
+    assert err.count("stopping after this step") == 1 and "Traceback" not in err
+    images = max(int(path.name) for path in (tmp_path / "stopped" / "checkpoints").iterdir())
+    assert f"saved at {images:,} pictures" in err and images < 720
+    again = tiny.command(*shlex.split(said))
+
+    out, err = undisturbed.communicate(timeout=100)
+    assert undisturbed.returncode == 0, err
+    assert json.loads(out) == {**json.loads(out), "step": 90, "images": 720, "finished": True}
+    _, err = killed.communicate(timeout=100)
+    assert killed.returncode == 0, err
+    assert "Traceback" not in err and "torch" not in err and "fault" not in err
+    assert err.count("going on at step") == 1, "it should have been started anew once, from a checkpoint"
+    tiny.assert_same_run(tmp_path / "killed", tmp_path / "undisturbed")
+
+    _, err = again.communicate(timeout=100)
+    assert again.returncode == 0, err
+    tiny.assert_same_run(tmp_path / "stopped", tmp_path / "undisturbed")
+
+
+def test_what_all_processes_refuse_is_said_once(tmp_path: Path) -> None:
+    tiny.preset(tmp_path, NET)
+    words = ["train", "digits", "--preset", str(tmp_path / "tiny.toml"), "--out", str(tmp_path / "run")]
+    refused = tiny.command(*words, "--steps", "2", "--processes", "3", "--json")
+    out, err = refused.communicate(timeout=100)
+    assert refused.returncode == 2 and out == ""
+    lines = [line for line in err.splitlines() if "threads each" not in line and "thread each" not in line]
+    assert lines == [
+        "fromnoise: [train] batch_size = 8 cannot be shared evenly by 3 processes in 1 parts each: take a multiple of 3"
+    ]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["train", "digits", "--processes", "0"], "--processes 0: must be at least 1"),
+        (["sample", "nowhere", "--out", "s.png", "--processes", "-2"], "--processes -2: must be at least 1"),
+    ],
+)
+def test_no_processes_are_refused(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 2
+    assert capsys.readouterr().err == f"fromnoise: {said}\n"
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_processes_within_torchrun_are_refused_by_one_voice(
+    rank: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}.items():
+        monkeypatch.setenv(name, value)
+    assert main(["train", "digits", "--processes", "2"]) == 2
+    said = "fromnoise: --processes 2: torchrun has started 2 already; leave it out\n"
+    assert capsys.readouterr().err == ("" if rank else said)
+
+
+def test_gpus_are_counted_before_anything_starts(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("fromnoise.verb.processes.pick_device", lambda said: torch.device(said or "cuda"))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for words, said in (
+        ([], "2 processes on this machine need a GPU each, and it has 1: start so many, or say --device cpu"),
+        (["--device", "cuda:0"], "--device cuda:0: 2 processes need a GPU each; say cuda, and they take one each"),
+        (["--device", "mps"], "2 processes cannot share mps: take one, or --device cpu"),
+    ):
+        assert main(["train", "digits", "--processes", "2", *words]) == 2
+        assert capsys.readouterr().err == f"fromnoise: {said}\n"
+
+
+def test_the_first_to_know_the_end_speaks_and_nobody_is_started_anew(tmp_path: Path) -> None:
+    first, second = (Worker(rank, 2, tmp_path, None) for rank in (0, 1))
+    assert first.begin() is None and (tmp_path / "0").read_text() == str(os.getpid())
+    assert first.end(1, died=True) == (False, 1), "another start may mend that: no verdict"
+    assert first.begin() is None
+    assert second.end(2, died=False) == (True, 2)
+    assert first.end(1, died=False) == (False, 1)
+    assert (tmp_path / "verdict").read_text() == "2"
+    assert first.begin() == second.begin() == 0, "there is nothing left to do"
+    assert Worker(0, 2, None, None).begin() is None
+    known = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "x"}
+    assert here(known) == Worker(1, 2, None, None) and here({**known, FOLDER: "/a"}) == Worker(1, 2, Path("/a"), None)
+    assert here({}) is None and here({**known, "WORLD_SIZE": "1", "RANK": "0"}) is None
+
+
+def test_a_stop_asked_for_before_a_worker_is_known_is_heard(tmp_path: Path) -> None:
+    worker = Worker(0, 2, tmp_path, None)
+    assert worker.torn_down, "a signal without a wish comes from the launcher"
+    (tmp_path / "stop").touch()
+    assert not worker.torn_down
+    assert worker.begin() == 0 and (tmp_path / "verdict").read_text() == "130"

@@ -334,7 +334,7 @@ def test_too_little_memory_says_what_to_lower(
     def fail(*_: Any, **__: Any) -> None:
         raise error
 
-    monkeypatch.setattr("fromnoise.train.loop._step", fail)
+    monkeypatch.setattr("fromnoise.train.loop.update", fail)
     code, out, err = say("train", "digits", "--out", tmp_path, "--preset", tiny.preset(tmp_path.parent), "--steps", "1")
     assert (code, out) == (1, "")
     assert err.splitlines()[-1] == (

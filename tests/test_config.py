@@ -32,6 +32,8 @@ from fromnoise.sampler import Ancestral, Sampler
 from fromnoise.schedule import Cosine, DiscreteSchedule, Given, Linear, Schedule, ZeroTerminalSNR
 from fromnoise.schema import assignment, merge, read_toml
 from fromnoise.task.prepare import settle
+from fromnoise.train.optimizer import Optimizer
+from fromnoise.train.rate import Rate
 from fromnoise.transition import Large, Small, Variance
 
 # Where in the tree the kinds of a table are chosen.
@@ -48,6 +50,8 @@ PLACES: dict[type, str] = {
     Objective: "objective",
     Times: "objective.times",
     Weighting: "objective.weighting",
+    Optimizer: "train.optimizer",
+    Rate: "train.rate",
 }
 # What a kind cannot be made without.
 NEEDED: dict[tuple[type, str], dict[str, Any]] = {
@@ -101,7 +105,8 @@ def test_every_field_of_every_kind_can_be_set(table: type, kind: str) -> None:
     numbers = {k: v for k, v in plain.items() if type(v) in {int, float}}
     other = {k: v * 1.5 if type(v) is float else v + 2 for k, v in numbers.items()}
     # Fields that allow little.
-    other |= {k: v for k, v in {"dropout": 0.4, "quantile": 0.9, "eta": 0.25, "order": 1}.items() if k in other}
+    few = {"dropout": 0.4, "quantile": 0.9, "eta": 0.25, "order": 1, "beta_1": 0.5, "beta_2": 0.6, "end": 0.7}
+    other |= {k: v for k, v in few.items() if k in other}
     config: Any = parse(chosen(table, kind, **other), "test")
     for part in PLACES[table].split("."):
         config = getattr(config, part)

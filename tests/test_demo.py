@@ -62,7 +62,7 @@ def test_one_object_for_machines_and_pictures_for_people(tmp_path: Path, capsys:
         with Image.open(out / name) as picture:
             assert picture.size == size, "ten rows of twenty digits, enlarged four times"
     with Image.open(out / "demo-loss.png") as picture:
-        assert picture.size == (840, 480)
+        assert picture.size == (770, 440)
     # The same again finds it trained, and says the same of it to people.
     assert main(["demo", "--out", str(out), *QUICK, "--set", "train.steps=2"]) == 0
     printed, err = capsys.readouterr()

@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from benchmarks import scale
 from tests import tiny
 from tests.together import seen, train
 
@@ -302,10 +303,12 @@ def test_the_first_to_know_the_end_speaks_and_nobody_is_started_anew(tmp_path: P
     assert first.end(1, died=True) == (False, 1), "another start may mend that: no verdict"
     assert first.begin() is None
     assert second.end(2, died=False) == (True, 2)
-    assert first.end(1, died=False) == (False, 1)
+    assert first.end(1, died=False) == (False, 1) and first.end(130, died=False) == (False, 0)
     assert (tmp_path / "verdict").read_text() == "2"
     assert first.begin() == second.begin() == 0, "there is nothing left to do"
-    assert Worker(0, 2, None, None).begin() is None
+    elsewhere = Worker(0, 2, None, None)
+    assert elsewhere.begin() is None and elsewhere.end(2, died=False) == (True, 2)
+    assert elsewhere.end(130, died=False)[1] == 0, "torchrun would start anew what was stopped and saved"
     known = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "x"}
     assert here(known) == Worker(1, 2, None, None) and here({**known, FOLDER: "/a"}) == Worker(1, 2, Path("/a"), None)
     assert here({}) is None and here({**known, "WORLD_SIZE": "1", "RANK": "0"}) is None
@@ -317,3 +320,36 @@ def test_a_stop_asked_for_before_a_worker_is_known_is_heard(tmp_path: Path) -> N
     (tmp_path / "stop").touch()
     assert not worker.torn_down
     assert worker.begin() == 0 and (tmp_path / "verdict").read_text() == "130"
+
+
+# ------------------------------------------------------------------------------------------------ the model of the cost
+
+
+def test_the_tables_of_the_docs_are_what_the_model_says() -> None:
+    text = (HERE.parent / "docs" / "scale.md").read_text()
+    assert scale.table(64, None) in text and scale.table(None, 512) in text
+
+
+def test_the_model_is_its_formulas() -> None:
+    """Worked out by hand for 16 GPUs on two machines."""
+    given = scale.Machines(
+        operations=1e12, on_each=8, inside=4e9, between=1e9, message=1e-3, agreement=1e-3, overlap=0.5
+    )
+    step = scale.predict(given, 16, 10, 1e9, 25 * 2**20)  # four buckets
+    assert step.compute == pytest.approx(0.01)
+    assert step.bytes == pytest.approx(2 * 15 / 16 * 100 * 2**20)
+    assert step.reduce == pytest.approx(step.bytes / 1e9 + 0.008)
+    assert step.exposed == pytest.approx(step.reduce - 0.01 / 3)
+    assert step.agree == pytest.approx(0.008 + 0.030)
+    assert step.seconds == pytest.approx(0.01 + step.exposed)
+    long = scale.predict(given, 16, 10_000, 1e9, 25 * 2**20)
+    assert long.exposed == pytest.approx(long.reduce / 4), "the last bucket has nothing to hide behind"
+    assert scale.predict(given, 16, 0.001, 1e9, 1.0).seconds == pytest.approx(0.038), "waits for the agreement"
+    assert scale.predict(given, 1, 10, 1e9, 1e9).seconds == pytest.approx(0.01)
+
+
+def test_a_single_picture_may_lie_in_memory_in_any_way() -> None:
+    """Weights in pieces make such activations; the kernels behind the norm mind the stride over one picture."""
+    norm, x = SwishNorm(16, 4), torch.randn(1, 16, 8, 8)
+    odd = torch.empty_strided(x.shape, (16, 1, 128, 16)).copy_(x).requires_grad_()
+    torch.testing.assert_close(norm(odd), torch.nn.functional.silu(torch.nn.functional.group_norm(x, 4, eps=1e-6)))

@@ -21,6 +21,8 @@ from pathlib import Path
 FOLDER = "FROMNOISE_WORKERS"
 """The environment variable that names the folder."""
 
+_STOPPED = 130  # After Ctrl-C and its like. A launcher would take it for a death, so it is told 0.
+
 
 @dataclass(frozen=True)
 class Worker:
@@ -42,7 +44,7 @@ class Worker:
             return 0
         (self.folder / str(self.rank)).write_text(str(os.getpid()))
         if (self.folder / "stop").exists():  # Asked for before the launcher could know of this process.
-            _claim(self.folder / "verdict", "130")
+            _claim(self.folder / "verdict", str(_STOPPED))
             return 0
         return None
 
@@ -72,9 +74,9 @@ class Worker:
         if self.folder is None:
             place = self.attempt
             speaks = _claim(place / "fromnoise-said", "") if code and place is not None else self.rank == 0
-            return speaks, code
+            return speaks, 0 if code == _STOPPED else code
         first = _claim(self.folder / "verdict", str(code)) if code or self.rank == 0 else False
-        return first, 0 if code in (0, 130) else code
+        return first, 0 if code == _STOPPED else code
 
 
 def here(environment: Mapping[str, str] = os.environ) -> Worker | None:

@@ -92,6 +92,8 @@ class SwishNorm(nn.GroupNorm):
             return F.dropout(F.silu(super().forward(input)), self.dropout, self.training)
         if not (input.is_contiguous() or input.is_contiguous(memory_format=torch.channels_last)):
             input = input.contiguous(memory_format=torch.channels_last)  # The kernels take no slices.
+        elif len(input) == 1 and input.stride(0) != input.numel():
+            input = input.clone(memory_format=torch.channels_last)  # Of one picture, they mind even this stride.
         if not torch.is_grad_enabled() and not dropped:
             return F.silu(super().forward(input), inplace=True)
         keep, scale = kept(input, dropped, self.place) if dropped else None, CHANCES / (CHANCES - dropped)

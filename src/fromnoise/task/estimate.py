@@ -115,13 +115,17 @@ def estimate(planned: Plan, device: torch.device) -> Iterator[Estimating | Estim
     fits = _fitting(config, line, room, counted)
     yield Estimating(whole - 1, whole, "timing steps")
     timed = timed or _timed(config, device, largest[-1], fits, line, total)
+    if timed.accumulate == 1 and timed.batch > largest[-1].batch:  # Better than any prediction.
+        largest.append(timed)
+        line = _line(largest)
+        fits = _fitting(config, line, room, counted)
     yield Estimating(whole, whole, "timing steps")
     yield Estimated(
         config=config,
         pictures=len(planned.training),
         device=_called(device),
         counted=counted,
-        memory=_rows([*scouts, *largest], timed, line, train.batch_size),
+        memory=_rows([*scouts, *largest], line, train.batch_size),
         line=line,
         room=room,
         micro_batch=fits,
@@ -267,12 +271,12 @@ def _stepped(config: Config, device: torch.device, *, parts: int, part: int, tot
         return fresh(parts * part, accumulate=parts, warm=2, count=3, seconds=_SHOWN, total=total)
 
 
-def _rows(some: list[Taken], timed: Taken, line: Line | None, batch_size: int) -> tuple[Row, ...]:
-    known = {taken.batch: taken.peak for taken in some if taken.peak is not None}
-    if timed.accumulate == 1 and timed.peak is not None:
-        known[timed.batch] = timed.peak
+def _rows(some: list[Taken], line: Line | None, batch_size: int) -> tuple[Row, ...]:
+    """By pictures. Of several measurements the last one, and none that is above what more pictures took: see `alone`."""
+    found = {taken.batch: taken.peak for taken in some if taken.peak is not None}
+    known = {n: peak for n, peak in found.items() if all(peak <= other for m, other in found.items() if m > n)}
     wanted = [*sizes(batch_size), 2 * batch_size]
-    predicted = {} if line is None else {n: line(n) for n in wanted}
+    predicted = {} if line is None else {n: line(n) for n in wanted if n > max(found)}
     return tuple(Row(n, peak, n in known) for n, peak in sorted({**predicted, **known}.items()))
 
 

@@ -16,7 +16,7 @@ from fromnoise.data.dataset import SMALL
 from fromnoise.train import Learner
 
 _GRID = 64
-_LINE = 700  # Bytes of a line of metrics.jsonl, with its ten bands; small beside the rest.
+_LINE = 400  # Bytes of a line of metrics.jsonl with its ten bands of t, rounded up; small beside the rest.
 _NAMES = {"torch.float32": "F32", "torch.float64": "F64", "torch.int64": "I64", "torch.bool": "BOOL"}
 
 

@@ -25,6 +25,7 @@ RESERVE = 0.1
 """The share of free memory that is left to others."""
 
 _PATIENCE = 10.0  # Seconds that the steps of one size may take.
+_GROWN = 0.1  # By less, and what was measured is still the floor that does not depend on the pictures.
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,13 @@ def scouted(fresh: Probe, batch_size: int, total: int) -> Iterator[Taken]:
 
     Raises :class:`TooLarge` if not even one picture fits.
     """
+    before: Taken | None = None
     last: Taken | None = None
     for size in sizes(batch_size):
-        if last is not None and not _goes_on(fresh, last, size):
+        if last is not None and not (_pays(before, last, size) and _fits(fresh, last, size)):
             return
         try:
-            last = fresh(size, total=total)
+            before, last = last, fresh(size, total=total)
         except TooLarge:
             if last is None:
                 raise
@@ -72,9 +74,14 @@ def scouted(fresh: Probe, batch_size: int, total: int) -> Iterator[Taken]:
         yield last
 
 
-def _goes_on(fresh: Probe, last: Taken, size: int) -> bool:
-    if size > 2 and size / last.batch * last.seconds[-1] * 2 > _PATIENCE:
-        return False
+def _pays(before: Taken | None, last: Taken, size: int) -> bool:
+    """Whether steps of ``size`` pictures are quick, or needed: the last ones took hardly more than those before."""
+    if size / last.batch * min(last.seconds) * 2 <= _PATIENCE or before is None:
+        return True
+    return before.peak is not None and last.peak is not None and last.peak < (1 + _GROWN) * before.peak
+
+
+def _fits(fresh: Probe, last: Taken, size: int) -> bool:
     if last.peak is None or fresh.base is None or fresh.room is None:
         return True
     # As if all that was added were the pictures' own: at most that much is needed.

@@ -26,6 +26,7 @@ from tests import tiny
 from tests.together import seen, train
 
 from fromnoise.cli import main
+from fromnoise.network.layers import SwishNorm
 from fromnoise.run import open_run
 from fromnoise.schema import merge
 from fromnoise.task.sample import Drawn, draw
@@ -218,44 +219,41 @@ def worker_of(out: Path, rank: int) -> int:
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for the worker in /proc")
 def test_a_killed_process_and_ctrl_c_change_nothing(tmp_path: Path) -> None:
     tiny.preset(tmp_path, NET)
-    undisturbed = started(tmp_path, "undisturbed", "--json")
-    killed, stopped = started(tmp_path, "killed", "--json"), started(tmp_path, "stopped")
-    until(tmp_path / "killed" / "checkpoints" / "000000080", killed)
-    os.kill(worker_of(tmp_path / "killed", 1), signal.SIGKILL)
-    until(tmp_path / "stopped" / "checkpoints" / "000000080", stopped)
-    os.kill(stopped.pid, signal.SIGINT)
+    undisturbed, disturbed = (started(tmp_path, name, "--json") for name in ("undisturbed", "disturbed"))
+    saved = tmp_path / "disturbed" / "checkpoints"
+    until(saved / "000000080", disturbed)
+    os.kill(worker_of(tmp_path / "disturbed", 1), signal.SIGKILL)
+    until(saved / "000000240", disturbed)  # Which one process cannot reach: all have been started anew.
+    os.kill(disturbed.pid, signal.SIGINT)
 
-    out, err = stopped.communicate(timeout=100)
-    assert stopped.returncode == 130 and out == ""
+    out, err = disturbed.communicate(timeout=100)
+    assert disturbed.returncode == 130, err
+    assert "Traceback" not in err and "torch" not in err and "fault" not in err
+    assert err.count("going on at step") == 1, "it should have gone on once, from a checkpoint"
+    assert err.count("stopping after this step") == 1
     [said] = re.findall("stopped and saved at .* pictures .*; go on with: fromnoise (.*)\n", err)
-    assert err.count("stopping after this step") == 1 and "Traceback" not in err
-    images = max(int(path.name) for path in (tmp_path / "stopped" / "checkpoints").iterdir())
-    assert f"saved at {images:,} pictures" in err and images < 720
-    again = tiny.command(*shlex.split(said))
+    images = max(int(path.name) for path in saved.iterdir())
+    assert 240 <= images < 720
+    assert json.loads(out) == {**json.loads(out), "step": images // 8, "images": images, "finished": False}
 
+    again = tiny.command(*shlex.split(said))
     out, err = undisturbed.communicate(timeout=100)
     assert undisturbed.returncode == 0, err
     assert json.loads(out) == {**json.loads(out), "step": 90, "images": 720, "finished": True}
-    _, err = killed.communicate(timeout=100)
-    assert killed.returncode == 0, err
-    assert "Traceback" not in err and "torch" not in err and "fault" not in err
-    assert err.count("going on at step") == 1, "it should have been started anew once, from a checkpoint"
-    tiny.assert_same_run(tmp_path / "killed", tmp_path / "undisturbed")
-
     _, err = again.communicate(timeout=100)
     assert again.returncode == 0, err
-    tiny.assert_same_run(tmp_path / "stopped", tmp_path / "undisturbed")
+    tiny.assert_same_run(tmp_path / "disturbed", tmp_path / "undisturbed")
 
 
 def test_what_all_processes_refuse_is_said_once(tmp_path: Path) -> None:
     tiny.preset(tmp_path, NET)
     words = ["train", "digits", "--preset", str(tmp_path / "tiny.toml"), "--out", str(tmp_path / "run")]
-    refused = tiny.command(*words, "--steps", "2", "--processes", "3", "--json")
+    refused = tiny.command(*words, "--steps", "2", "--set", "train.batch_size=9", "--processes", "2", "--json")
     out, err = refused.communicate(timeout=100)
     assert refused.returncode == 2 and out == ""
     lines = [line for line in err.splitlines() if "threads each" not in line and "thread each" not in line]
     assert lines == [
-        "fromnoise: [train] batch_size = 8 cannot be shared evenly by 3 processes in 1 parts each: take a multiple of 3"
+        "fromnoise: [train] batch_size = 9 cannot be shared evenly by 2 processes in 1 parts each: take a multiple of 2"
     ]
     assert not (tmp_path / "run").exists()
 

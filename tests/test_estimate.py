@@ -315,6 +315,8 @@ def _size(folder: Path) -> int:
         {"steps": 12, "keep": 2, "checkpoint_every": 24, "sample_every": 48, "sample_steps": 4},
         {"steps": 5, "keep": 9, "checkpoint_every": 0},
         {"steps": 7, "keep": 3, "checkpoint_every": 1},
+        {"steps": 20, "keep": 1, "checkpoint_every": 10, "keep_every": 50},
+        {"steps": 6, "keep": 1, "checkpoint_every": 24, "averages": [0.05, 0.1], "average_every": 16},
     ],
 )
 def test_the_disk_is_what_a_run_takes(tmp_path: Path, train: dict[str, Any]) -> None:
@@ -325,7 +327,8 @@ def test_the_disk_is_what_a_run_takes(tmp_path: Path, train: dict[str, Any]) -> 
     newest = max((tmp_path / "run" / "checkpoints").iterdir())
     for name, expected in found.items():
         assert (newest / f"{name}.safetensors").stat().st_size == pytest.approx(expected, rel=0.005)
-    taken = disk(config, checkpoint=sum(found.values()), steps=config.train.steps, pictures=40)
+    parameters = count(config).parameters
+    taken = disk(config, checkpoint=sum(found.values()), parameters=parameters, steps=config.train.steps, pictures=40)
     assert taken.checkpoints == len(list((tmp_path / "run" / "checkpoints").iterdir()))
     assert taken.run == pytest.approx(_size(tmp_path / "run"), rel=0.05)
     assert taken.most == taken.run + taken.checkpoint and taken.cache == 0
@@ -334,9 +337,9 @@ def test_the_disk_is_what_a_run_takes(tmp_path: Path, train: dict[str, Any]) -> 
 def test_the_cache_is_counted_where_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     config = tiny.config(steps=1)
     many = 2**15
-    assert disk(config, checkpoint=1, steps=1, pictures=many).cache == 64 * many
+    assert disk(config, checkpoint=1, parameters=1, steps=1, pictures=many).cache == 64 * many
     monkeypatch.setenv("FROMNOISE_CACHE_LIMIT", "0")
-    assert disk(config, checkpoint=1, steps=1, pictures=many).cache == 0
+    assert disk(config, checkpoint=1, parameters=1, steps=1, pictures=many).cache == 0
 
 
 # ---------------------------------------------------------------------------------------------------------- the plan
@@ -528,7 +531,7 @@ def _found(config: Config, *, room: int | None = 10**9, timed: int | None = None
         "micro_batch": None if room is None else micro_batch(config.train.batch_size, line, room=room, gradients=0),
         "timed": Taken(batch, 1, line(8), tuple(batch / 100 * f for f in (0.9, 1.0, 3.0)), 7 * MIB),
         "steps": config.train.steps,
-        "disk": disk(config, checkpoint=7 * MIB, steps=config.train.steps, pictures=1797),
+        "disk": disk(config, checkpoint=7 * MIB, parameters=1, steps=config.train.steps, pictures=1797),
         "disk_free": 10**12,
     }
     return task.Estimated(**{**known, **more})

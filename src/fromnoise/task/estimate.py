@@ -134,6 +134,7 @@ def estimate(planned: Plan, device: torch.device) -> Iterator[Estimating | Estim
         disk=disk(
             config,
             checkpoint=timed.checkpoint,
+            parameters=counted.parameters,
             steps=total or None,
             pictures=len(planned.source),
         ),
@@ -200,6 +201,7 @@ def as_dict(found: Estimated) -> dict[str, Any]:
         "disk": {
             "checkpoint": found.disk.checkpoint,
             "checkpoints": found.disk.checkpoints,
+            "averages": found.disk.averages,
             "grids": found.disk.grids,
             "metrics": found.disk.metrics,
             "cache": found.disk.cache,
@@ -272,7 +274,7 @@ def _stepped(config: Config, device: torch.device, *, parts: int, part: int, tot
 
 
 def _rows(some: list[Taken], line: Line | None, batch_size: int) -> tuple[Row, ...]:
-    """By pictures. Of several measurements the last one, and none that is above what more pictures took: see `alone`."""
+    """By pictures. Of several measurements the last one; none that is above what more pictures took (see `alone`)."""
     found = {taken.batch: taken.peak for taken in some if taken.peak is not None}
     known = {n: peak for n, peak in found.items() if all(peak <= other for m, other in found.items() if m > n)}
     wanted = [*sizes(batch_size), 2 * batch_size]

@@ -17,6 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from fromnoise.config import Config, build_network
+from fromnoise.train.augment import LABELS
 
 TRAINING_PASSES = 3
 
@@ -51,6 +52,8 @@ def count_network(network: nn.Module, config: Config) -> Counted:
         said["label"] = torch.zeros(1, dtype=torch.int64, device="meta")
     if data.quantities:
         said["values"] = torch.zeros(1, len(data.quantities), device="meta")
+    if config.train.augment.active:
+        said["augment"] = torch.zeros(1, LABELS, device="meta")
     # By its formula, attention is two products of matrices; faster kernels do them too, and the counter knows not all.
     with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         network.eval()(x, torch.zeros(1, device="meta"), **said)

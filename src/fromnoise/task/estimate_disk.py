@@ -1,13 +1,15 @@
 """How much of the disk a run takes: counted from the tensors it saves, before any is saved.
 
 A checkpoint is three safetensors files: the weights, their average, and what the optimizer keeps of them (two moments
-for Adam). Each is its numbers behind a header of JSON. A run keeps its newest checkpoints, and writes each beside the
-others before it removes the oldest. Grids of samples are taken as if PNG saved nothing: at most that. The decoded
-pictures lie in the cache, one byte a channel, once for all runs that see them alike.
+for Adam). Each is its numbers behind a header of JSON. A run keeps its newest checkpoints and perhaps some for good,
+and writes each beside the others before it removes the oldest; snapshots of further averages all stay. Grids of samples
+are taken as if PNG saved nothing: at most that. The decoded pictures lie in the cache, one byte a channel, once for all
+runs that see them alike.
 """
 
 import json
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 from fromnoise.config import Config, to_toml
@@ -26,6 +28,7 @@ class Disk:
 
     checkpoint: int
     checkpoints: int
+    averages: int
     grids: int
     metrics: int
     cache: int
@@ -33,7 +36,7 @@ class Disk:
     @property
     def run(self) -> int:
         """What the run folder holds in the end."""
-        return self.checkpoints * self.checkpoint + self.grids + self.metrics
+        return self.checkpoints * self.checkpoint + self.averages + self.grids + self.metrics
 
     @property
     def most(self) -> int:
@@ -41,23 +44,40 @@ class Disk:
         return self.run + self.checkpoint + self.cache
 
 
-def disk(config: Config, *, checkpoint: int, steps: int | None, pictures: int) -> Disk:
-    """Of a run of so many ``steps`` (``None``: as many as it takes to keep all it may) on so many ``pictures``."""
+def disk(config: Config, *, checkpoint: int, parameters: int, steps: int | None, pictures: int) -> Disk:
+    """Of a run of so many ``steps`` on so many ``pictures``; of one whose length is not known, what it holds anyway.
+
+    ``checkpoint`` are the bytes of one, ``parameters`` the numbers that a snapshot of an average has.
+    """
     data, train = config.data, config.train
     assert data.height is not None and data.width is not None and data.channels is not None
-    picture = data.height * data.width * data.channels
-    seen = None if steps is None else steps * train.batch_size
-    saved = train.keep if seen is None else min(train.keep, _times(train.checkpoint_every, seen, steps))
-    for_good = 0 if seen is None or not train.keep_every else seen // train.keep_every
-    grids = 0 if seen is None or not train.sample_every else _times(train.sample_every, seen, steps)
-    cached = pictures * picture
+    picture, cached = data.height * data.width * data.channels, data.height * data.width * data.channels * pictures
+    saved = times(train.checkpoint_every, steps, train.batch_size)
+    kept = set(saved[-train.keep :]) if steps else set(range(train.keep))
+    if train.keep_every:  # The first at or after each multiple.
+        kept |= {min(part) for _, part in groupby(saved, lambda images: images // train.keep_every)}
+    snapshots = times(train.average_every or train.checkpoint_every, steps, train.batch_size)
+    grids = times(train.sample_every, steps, train.batch_size) if train.sample_every else []
     return Disk(
         checkpoint=checkpoint,
-        checkpoints=saved + for_good,
-        grids=grids * _GRID * picture,
-        metrics=0 if steps is None else -(-steps // train.report_every) * _LINE,
+        checkpoints=len(kept),
+        averages=len(train.averages) * len(snapshots) * 4 * parameters,
+        grids=len(grids) * _GRID * picture,
+        metrics=-(-(steps or 0) // train.report_every) * _LINE,
         cache=cached if cached >= SMALL and Cache.from_environment().limit >= cached else 0,
     )
+
+
+def times(every: int, steps: int | None, batch_size: int) -> list[int]:
+    """Pictures seen after the steps that pass a multiple of ``every`` (0: none of them), and after the last one."""
+    if steps is None:
+        return []
+    passed = (
+        {-(-images // batch_size) * batch_size for images in range(every, steps * batch_size, every)}
+        if every
+        else set()
+    )
+    return sorted(passed | {steps * batch_size})
 
 
 def checkpoint_bytes(learner: Learner, config: Config) -> dict[str, int]:
@@ -77,9 +97,3 @@ def checkpoint_bytes(learner: Learner, config: Config) -> dict[str, int]:
             total = end
         found[file] = total + len(json.dumps(header, separators=(",", ":"))) + said
     return found
-
-
-def _times(every: int, seen: int, steps: int | None) -> int:
-    """How often a run of ``seen`` pictures passes a multiple of ``every``, its end counted; once a step at most."""
-    passed = -(-seen // every) if every else 1
-    return min(passed, steps or passed)

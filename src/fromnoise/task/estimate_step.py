@@ -14,6 +14,7 @@ from fromnoise.errors import WrongUse
 from fromnoise.network import UNet
 from fromnoise.task.precision import computing, pays_to_compile
 from fromnoise.train import Learner, Report, train
+from fromnoise.train.augment import DRAWS
 from fromnoise.train.batches import Batches
 
 
@@ -53,6 +54,7 @@ def steps(
             flip=settings.flip,
             label_dropout=settings.label_dropout,
             null_label=len(config.data.class_names),
+            draws=DRAWS if settings.augment.active else 0,
         )
         for report in train(learner, denoiser, config.objective, config.codec, batches, count):
             yield learner, report

@@ -25,10 +25,12 @@ from fromnoise.task import estimate as task
 from fromnoise.task.estimate_memory import RESERVE
 from fromnoise.task.estimate_plan import few, plan
 from fromnoise.task.estimate_step import steps
-from fromnoise.task.resume import existing
+from fromnoise.task.recorder import check_watching
+from fromnoise.task.resume import refuse_other
 from fromnoise.verb.common import program, sets, size_of
 
 _WIDTH = 110
+_SCORED = 4  # Pictures that a run with scores needs at least.
 
 
 def estimate(args: Any, words: list[str]) -> int:
@@ -86,8 +88,9 @@ def dry_run(tree: dict[str, Any], out: Path, args: Any) -> int:
     planned = plan(tree, preset_name=args.preset)
     config = with_micro_batch(args.micro_batch, planned.config, out, device)
     total = config.train.total_steps(len(planned.training))
-    existing(RunFolder(out), config)
-    pictures = few(planned, config.train.batch_size)
+    refuse_other(RunFolder(out), config)
+    pictures = few(planned, max(config.train.batch_size, _SCORED))
+    check_watching(config, pictures)
     began = time.perf_counter()
     with closing(steps(config, pictures, device, count=1, total=total)) as done:
         learner, report = next(done)
@@ -153,7 +156,7 @@ def _print(found: task.Estimated, args: Any) -> None:
         facts.add_row("time to the run's end", _span(found.seconds(images)), run)
     disk = found.disk
     facts.add_row("disk: a checkpoint", gib(disk.checkpoint), "counted")
-    facts.add_row("disk: the run", gib(disk.run), f"counted: {disk.checkpoints} checkpoints, grids at most, metrics")
+    facts.add_row("disk: the run", gib(disk.run), f"counted: {disk.checkpoints} checkpoints, averages, grids, metrics")
     if disk.cache:
         facts.add_row("disk: decoded pictures", gib(disk.cache), "counted; kept in the cache, once")
     facts.add_row(

@@ -17,6 +17,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="a list of {name, ours, peer, ratio, unit, …} on stdout")
     parser.add_argument("--quick", action="store_true", help="a small network, one round: does it run at all?")
     parser.add_argument("--channels", type=int, nargs="+", default=[64, 128], help="base channels (default: 64 128)")
+    parser.add_argument("--batch", type=int, help="pictures in a batch (default: 16 on a CPU, 128 on a GPU)")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each side; the median counts (default: 5)")
     parser.add_argument(
         "--seconds", type=float, default=2.0, help="least length of a turn, run twice, the second timed (default: 2)"
@@ -26,6 +27,8 @@ def main() -> int:
     parser.add_argument("--compile", action="store_true", help="both sides compiled, too (minutes on a CPU)")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS, help="only some of what is measured")
     options = parser.parse_args()
+    if options.batch is not None and options.batch < 1:
+        parser.error("--batch must be at least 1")
     if options.rounds < 1 or not all(c > 0 and c % 32 == 0 for c in options.channels):
         parser.error(
             "--rounds must be at least 1 and --channels multiples of 32 (diffusers has 32 groups in all norms)"
@@ -33,7 +36,7 @@ def main() -> int:
     plan = replace(QUICK, tasks=tuple(options.tasks))
     if not options.quick:
         plan = Plan(
-            works=works(options.channels, options.compile, options.dropout),
+            works=works(options.channels, options.compile, options.dropout, options.batch),
             tasks=tuple(options.tasks),
             device=options.device,
             rounds=options.rounds,

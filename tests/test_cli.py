@@ -89,14 +89,14 @@ OPTIONS = {
     "demo": COMMON | {"--out"},
     "train": COMMON
     | {"--out", "--preset", "--resolution", "--classes", "--flip", "--strict", "--steps", "--epochs", "--images"}
-    | {"--channels", "--fit", "--labels", "--micro-batch", "--dry-run"},
+    | {"--channels", "--fit", "--labels", "--micro-batch", "--dry-run", "--processes", "--time-limit"},
     "estimate": COMMON | {"--preset", "--resolution", "--channels", "--classes"},
     "inspect": COMMON - {"--device"}
     | {"--out", "--resolution", "--channels", "--fit", "--classes", "--labels"}
     | {"--write-clean", "--no-copies", "--no-near-copies"},
     "sample": COMMON
     | {"--out", "-n", "--seed", "--label", "--batch-size", "--weights", "--overwrite", "--columns", "--compile"}
-    | {"--value"}
+    | {"--value", "--processes"}
     | {"--sampler", "--steps", "--eta", "--variance", "--guidance", "--weak", "--classifier"}
     | {"--from", "--inpaint", "--upscale", "--interpolate", "--strip", "--strength", "--mask", "--repaint", "--fit"},
     "likelihood": COMMON - {"--set"}
@@ -157,7 +157,7 @@ def test_help_and_version_end_with_0(words: list[str], capsys: pytest.CaptureFix
     ("words", "complaint"),
     [
         (["trayn", "x"], "'trayn' is not known; did you mean 'train'?"),
-        (["zzz"], "'zzz' is not known; known: average, compare, demo, estimate, inspect, likelihood, sample, train"),
+        (["zzz"], "'zzz' is not known; known: average, compare, demo, estimate, inspect, likelihood, plot, sample, train"),
         (["sample", "x", "--stpes", "5", "--out", "a.png"], "unexpected '--stpes'; did you mean '--steps'?"),
         (["sample", "x", "--wieghts=ema"], "unexpected '--wieghts'; did you mean '--weights'?"),
         (["train", "x", "--outt", "y"], "unexpected '--outt'; did you mean '--out'?"),

@@ -34,6 +34,7 @@ from fromnoise.schema import merge
 from fromnoise.task import estimate as task
 from fromnoise.task.estimate_count import count, count_network
 from fromnoise.task.estimate_disk import checkpoint_bytes, disk
+from fromnoise.task.estimate_found import Estimated, Row, accumulate_for, as_dict
 from fromnoise.task.estimate_memory import Line, alone, line_through, micro_batch, scouted, sizes
 from fromnoise.task.estimate_plan import few, plan, stand_ins
 from fromnoise.task.estimate_probe import Probe, Taken, TooLarge, probe
@@ -449,10 +450,10 @@ def test_a_first_step_that_is_no_number_fails(
 
 
 def test_parts_divide_the_batch() -> None:
-    assert task.accumulate_for(96, 32) == 3
+    assert accumulate_for(96, 32) == 3
     for part, near in ((30, 32), (0, 1), (500, 96)):
         with pytest.raises(WrongUse, match=f"does not divide train.batch_size = 96 evenly; take {near}$"):
-            task.accumulate_for(96, part)
+            accumulate_for(96, part)
 
 
 def test_a_micro_batch_sets_the_parts(say: Callable[..., Said], here: Path, tmp_path: Path) -> None:
@@ -517,7 +518,7 @@ def test_auto_takes_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:
 # -------------------------------------------------------------------------------------------------------- the verb
 
 
-def _found(config: Config, *, room: int | None = 10**9, timed: int | None = None, **more: Any) -> task.Estimated:
+def _found(config: Config, *, room: int | None = 10**9, timed: int | None = None, **more: Any) -> Estimated:
     """As if measured: a step of n pictures takes n / 100 seconds."""
     line, batch = Line(300 * MIB, 10 * MIB), timed or config.train.batch_size
     known: dict[str, Any] = {
@@ -525,7 +526,7 @@ def _found(config: Config, *, room: int | None = 10**9, timed: int | None = None
         "pictures": 1797,
         "device": "cpu (2 threads)",
         "counted": count(config),
-        "memory": (task.Row(1, line(1), True), task.Row(16, line(16), False)),
+        "memory": (Row(1, line(1), True), Row(16, line(16), False)),
         "line": line,
         "room": room,
         "micro_batch": None if room is None else micro_batch(config.train.batch_size, line, room=room, gradients=0),
@@ -534,21 +535,21 @@ def _found(config: Config, *, room: int | None = 10**9, timed: int | None = None
         "disk": disk(config, checkpoint=7 * MIB, parameters=1, steps=config.train.steps, pictures=1797),
         "disk_free": 10**12,
     }
-    return task.Estimated(**{**known, **more})
+    return Estimated(**{**known, **more})
 
 
 def test_times_follow_from_the_median_step() -> None:
     found = _found(tiny.config(steps=50), timed=4)  # Half of a batch was timed.
     assert found.pictures_per_second == pytest.approx(100) and found.steps_per_second == pytest.approx(12.5)
-    said = task.as_dict(found)
+    said = as_dict(found)
     assert said["seconds"]["100000"] == pytest.approx(1000) and said["seconds"]["run"] == pytest.approx(4)
     assert said["run"] == {"steps": 50, "images": 400}
-    endless = task.as_dict(replace(found, steps=None))
+    endless = as_dict(replace(found, steps=None))
     assert endless["run"] == {"steps": None, "images": None} and endless["seconds"]["run"] is None
     json.dumps(said, allow_nan=False)
 
 
-def _printed(found: task.Estimated, say: Callable[..., Said], monkeypatch: pytest.MonkeyPatch, *words: str) -> str:
+def _printed(found: Estimated, say: Callable[..., Said], monkeypatch: pytest.MonkeyPatch, *words: str) -> str:
     def events(*_: Any) -> Iterator[Any]:
         yield task.Estimating(0, 2, "counting")
         yield task.Estimating(1, 2, "a step of 1 picture")

@@ -36,6 +36,8 @@ except ImportError:  # Windows
 
 FORMAT = "fromnoise-1"
 _FILES = ("model", "ema", "optimizer")
+_ASIDE = ".writing-"
+_PARTS = (".config.toml.*.part", ".metrics.jsonl.*.part", ".captions.jsonl.*.part", "samples/.[0-9]*.png.*.part")
 
 
 class Damaged(FromnoiseError):
@@ -98,8 +100,11 @@ class RunFolder:
         with explained(f"cannot write to {self.path}"):
             self.path.mkdir(parents=True, exist_ok=True)
             write_whole(self.config, config.encode())
-            for left_over in self.checkpoints.glob(".writing-*"):
+            for left_over in self.checkpoints.glob(f"{_ASIDE}*"):
                 shutil.rmtree(left_over)
+            for pattern in _PARTS:
+                for left_over in self.path.glob(pattern):
+                    left_over.unlink(missing_ok=True)
 
     def save(
         self, images: int, tensors: Mapping[str, Mapping[str, Tensor]], state: dict[str, Any], config: str
@@ -109,9 +114,11 @@ class RunFolder:
         Raises ``FromnoiseError`` if the disk is full or refuses; earlier checkpoints are untouched then.
         """
         final = self.checkpoints / f"{images:09d}"
-        aside = self.checkpoints / f".writing-{final.name}-{os.getpid()}"
+        aside = self.checkpoints / f"{_ASIDE}{final.name}-{os.getpid()}"
         with explained(f"could not write the checkpoint {final}; the earlier ones are untouched"):
             try:
+                if self.metrics.exists():  # Else a power cut could leave a checkpoint whose past is not on record.
+                    sync(self.metrics)
                 shutil.rmtree(aside, ignore_errors=True)
                 aside.mkdir(parents=True)
                 files = {}
@@ -124,7 +131,7 @@ class RunFolder:
                 write_whole(aside / "state.json", json.dumps(record, indent=1).encode())
                 sync(aside)
                 if final.exists():  # Only after a damaged one was passed over, or nothing was trained in between.
-                    shutil.rmtree(final)
+                    _remove(final)
                 os.rename(aside, final)
                 sync(self.checkpoints)
             finally:
@@ -142,7 +149,8 @@ class RunFolder:
         if every:
             kept |= {min(part, key=_images) for _, part in groupby(reversed(whole), lambda f: _images(f) // every)}
         for old in set(self._newest_first()) - kept:
-            shutil.rmtree(old, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                _remove(old)
 
     def has_checkpoints(self) -> bool:
         """Whether there are any, whole or damaged."""
@@ -263,6 +271,13 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if metadata.get("format") != FORMAT or "config" not in metadata:
         raise Damaged(f"{path} was not written by fromnoise: it carries no settings, so the network is unknown")
     return tensors, metadata
+
+
+def _remove(checkpoint: Path) -> None:
+    """All at once to whoever looks: cut off in the middle, it would be a damaged checkpoint."""
+    aside = checkpoint.with_name(f"{_ASIDE}not-{checkpoint.name}-{os.getpid()}")
+    os.rename(checkpoint, aside)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _images(folder: Path) -> int:

@@ -158,6 +158,7 @@ def _parser() -> _Parser:
         "--micro-batch", metavar="auto|N", help="compute a batch N pictures at a time; auto: as many as memory holds"
     )
     train.add_argument("--processes", type=int, metavar="N", help="train with so many processes on this machine (1)")
+    train.add_argument("--time-limit", metavar="T", help="save and end after so long: 30m, 2h, 1:30:00, or seconds")
     train.add_argument("--dry-run", action="store_true", help="show the settings and do one step; nothing is written")
     _settings(train)
 

@@ -185,6 +185,8 @@ class _Training:
                 self._averages.rewind(learner.images)
                 if found is None:
                     folder.write_captions(captions)
+                elif not damaged:  # What a process killed right after a save has not come to.
+                    folder.prune(self.config.train.keep, found.images, every=self.config.train.keep_every)
             yield Started(
                 run=folder.path,
                 config=self.config,

@@ -1,11 +1,13 @@
 """What several verbs need: settings from ``--set``, stopping on Ctrl-C, and the words for going on."""
 
 import contextlib
+import re
 import shlex
 import shutil
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,9 @@ from fromnoise.task.prepare import Known
 from fromnoise.task.prepare import known_pictures as task_known_pictures
 from fromnoise.task.train import Ended
 from fromnoise.worker import here
+
+
+_LONGEST = 10 * 366 * 86400  # seconds: ten years; a timer cannot wait for just any
 
 
 def program() -> str:
@@ -41,6 +46,23 @@ def size_of(text: str) -> tuple[int, int]:
     if not height.isdecimal() or not width.isdecimal():
         raise WrongUse(f"--resolution {text}: should be a number of pixels such as 64, or HxW such as 64x96")
     return int(height), int(width)
+
+
+def seconds_of(text: str) -> float:
+    """What --time-limit says, in seconds. Raises ``WrongUse``."""
+    words = text.strip().lower()
+    clock = re.fullmatch(r"(\d{1,9}):([0-5]\d):([0-5]\d)", words)
+    parts = re.fullmatch(r"(?:(\d{1,9})d)?(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s)?", words)
+    plain = re.fullmatch(r"\d{1,9}", words)
+    groups = (None, *clock.groups()) if clock else parts.groups() if parts else (None, None, None, plain and plain[0])
+    days, hours, minutes, seconds = (int(group or 0) for group in groups)
+    limit = 86400 * days + 3600 * hours + 60 * minutes + seconds
+    if not 0 < limit <= _LONGEST:
+        raise WrongUse(
+            f"--time-limit {text}: should be a time such as 30m, 2h, 1h30m, 1:30:00 (hours, minutes, seconds), or a "
+            f"number of seconds"
+        )
+    return limit
 
 
 def interrupted(args: Any, words: list[str], last: Ended) -> int:
@@ -87,23 +109,39 @@ def reading() -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def stopping() -> Iterator[threading.Event]:
-    """Ctrl-C and SIGTERM ask for a stop after the step at hand; a second one ends at once."""
-    stop, before = threading.Event(), {}
+def stopping(until: tuple[float, str] | None = None) -> Iterator[threading.Event]:
+    """Ctrl-C and SIGTERM ask for a stop after the step at hand; a second one ends at once.
+
+    So does the time limit, at ``until``: a time as ``time.time`` tells it, and the limit as it was said.
+    """
+    stop, asked, before = threading.Event(), threading.Event(), {}
 
     def ask(number: int, _: object) -> None:
         worker = here()
         if worker is not None and worker.torn_down:
             raise Lost("another process of this training is gone; from the last checkpoint all can go on")
-        if stop.is_set():
+        if asked.is_set():  # A signal after the time limit is the first one: what is being saved must not be lost.
             raise KeyboardInterrupt
+        asked.set()
         stop.set()
         say("fromnoise: stopping after this step, and saving (once more to stop at once)")
 
+    def end(limit: str) -> None:
+        if not stop.is_set():
+            stop.set()
+            say(f"fromnoise: the time limit of {limit} is reached: saving")
+
+    timer = None
+    if until is not None:
+        timer = threading.Timer(max(0.0, until[0] - time.time()), end, until[1:])
+        timer.daemon = True
+        timer.start()
     for number in (signal.SIGINT, signal.SIGTERM):
         before[number] = signal.signal(number, ask)
     try:
         yield stop
     finally:
+        if timer is not None:
+            timer.cancel()
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -22,6 +22,7 @@ from fromnoise.errors import FromnoiseError, WrongUse
 from fromnoise.run import pick_device
 from fromnoise.schema import merge, read_toml
 from fromnoise.task import estimate as task
+from fromnoise.task.estimate_found import LENGTHS, Estimated, accumulate_for, as_dict
 from fromnoise.task.estimate_memory import RESERVE
 from fromnoise.task.estimate_plan import few, plan
 from fromnoise.task.estimate_step import steps
@@ -43,19 +44,19 @@ def estimate(args: Any, words: list[str]) -> int:
         data["channels"] = args.channels
     device = pick_device(args.device)
     planned = plan(merge({"data": data}, sets(args)), preset_name=args.preset)
-    found: task.Estimated | None = None
+    found: Estimated | None = None
     events = task.estimate(planned, device)
     first = next(events)
     assert isinstance(first, task.Estimating)
     with Meter("estimating", first.total) as meter:
         for event in events:
-            if isinstance(event, task.Estimated):
+            if isinstance(event, Estimated):
                 found = event
             else:
                 meter.show(event.done, event.what)
     assert found is not None
     if args.json:
-        print(json.dumps({"data": str(args.data), **task.as_dict(found)}))
+        print(json.dumps({"data": str(args.data), **as_dict(found)}))
         return 0
     _print(found, args)
     return 0
@@ -77,7 +78,7 @@ def with_micro_batch(said: str | None, config: Config, out: Path, device: torch.
         part = int(said)
     else:
         raise WrongUse(f"--micro-batch {said}: should be a number of pictures, or auto")
-    accumulate = task.accumulate_for(batch_size, part)
+    accumulate = accumulate_for(batch_size, part)
     return replace(config, train=replace(config.train, accumulate=accumulate))
 
 
@@ -132,7 +133,7 @@ def _own_part(out: Path, batch_size: int) -> int | None:
     return batch_size // saved.accumulate if saved.batch_size == batch_size else None
 
 
-def _print(found: task.Estimated, args: Any) -> None:
+def _print(found: Estimated, args: Any) -> None:
     console = Console(highlight=False, width=_WIDTH)
     data, train, counted = found.config.data, found.config.train, found.counted
     classes = f", {len(data.class_names)} classes" if data.class_names else ""
@@ -148,7 +149,7 @@ def _print(found: task.Estimated, args: Any) -> None:
     facts.add_row("operations a picture, in training", _flops(counted.training), "three times as many")
     facts.add_row("steps a second", f"{found.steps_per_second:.3g}", timed)
     facts.add_row("pictures a second", f"{found.pictures_per_second:.4g}", "from the same")
-    for length in task.LENGTHS:
+    for length in LENGTHS:
         facts.add_row(f"time to {length:,} pictures", _span(found.seconds(length)), "predicted from the same")
     if found.steps is not None:
         images = found.steps * train.batch_size
@@ -174,7 +175,7 @@ def _print(found: task.Estimated, args: Any) -> None:
     )
 
 
-def _print_memory(found: task.Estimated, console: Console) -> None:
+def _print_memory(found: Estimated, console: Console) -> None:
     train = found.config.train
     if not found.memory:
         console.print(f"memory of a step: not to be told on {found.device}", markup=False)
@@ -196,7 +197,7 @@ def _print_memory(found: task.Estimated, console: Console) -> None:
     elif found.micro_batch == train.batch_size:
         console.print(f"a whole batch of {train.batch_size} fits into {room}", markup=False)
     else:
-        parts = task.accumulate_for(train.batch_size, found.micro_batch)
+        parts = accumulate_for(train.batch_size, found.micro_batch)
         console.print(
             f"{found.micro_batch} of the {train.batch_size} pictures of a batch at a time fit into {room}: train with "
             f"--set train.accumulate={parts} or --micro-batch auto; the step stays the same",
@@ -204,7 +205,7 @@ def _print_memory(found: task.Estimated, console: Console) -> None:
         )
 
 
-def _next(found: task.Estimated, args: Any) -> str:
+def _next(found: Estimated, args: Any) -> str:
     """The options that train has in common with what was asked."""
     words = [f"--preset {shlex.quote(args.preset)}"] if args.preset else []
     words += [f"--resolution {args.resolution}"] if args.resolution else []

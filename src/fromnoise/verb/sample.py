@@ -61,7 +61,7 @@ def _sample(args: Any, team: Team, device: torch.device, began: float) -> int:
         columns=args.columns,
         team=team,
     )
-    if device.type == "cpu" and args.n <= args.batch_size * (team.size - 1):
+    if team.size > 1 and device.type == "cpu" and args.n <= args.batch_size * (team.size - 1):
         share = -(-args.n // team.size)
         say(f"fromnoise: some of {team.size} processes have nothing to do; --batch-size {share} gives each a share")
     last = follow(events)

@@ -37,6 +37,6 @@ def computing(precision: str, device: torch.device) -> Iterator[None]:
             part.fp32_precision = old
 
 
-def pays_to_compile(wanted: str, device: torch.device, steps: int) -> bool:
-    """Whether to compile the network for a run of so many steps: "always", "never", or "auto" by device and length."""
-    return wanted == "always" or (wanted == "auto" and device.type == "cuda" and steps >= _LONG)
+def pays_to_compile(wanted: bool | str, device: torch.device, steps: int) -> bool:
+    """Whether to compile the network for a run of so many steps: as wanted, or for "auto" by device and length."""
+    return wanted if isinstance(wanted, bool) else device.type == "cuda" and steps >= _LONG

@@ -13,6 +13,7 @@ gloo always: nothing waits for a GPU.
 import gc
 import inspect
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -70,6 +71,8 @@ class Together(Team):
         """In DDP, unless its weights are in pieces already."""
         if _in_pieces(network):
             return network
+        # Of a 1x1 kernel's gradient: the same memory, told by other strides.
+        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view")
         return nn.parallel.DistributedDataParallel(
             network,
             device_ids=[self._device] if self._device.type == "cuda" else None,

@@ -10,7 +10,6 @@ from fromnoise.train.posthoc import gamma_of
 from fromnoise.train.rate import ConstantRate, Rate
 
 PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
-COMPILE = ("auto", "always", "never")
 WATCHERS = ("tensorboard", "wandb")
 
 
@@ -62,8 +61,8 @@ class TrainSettings:
     precision: str = "float32"
     """Of the network in training: float32; tf32 (on NVIDIA GPUs, products of shortened float32); or bfloat16 or float16
     by autocast. The schedule stays in float64."""
-    compile: str = "auto"
-    """Compile the network: always, never, or auto, where it pays: on a GPU, for a run long enough."""
+    compile: bool | str = "auto"
+    """Compile the network: true, false, or auto, where it pays: on a GPU, for a run long enough."""
     seed: int = 0
     """Of everything random in the run."""
     report_every: int = 10
@@ -119,9 +118,10 @@ class TrainSettings:
             raise WrongUse(f"[train] averages = {list(self.averages)}: names a length twice")
         if not 0 <= self.label_dropout <= 1:
             raise WrongUse(f"[train] label_dropout = {self.label_dropout}: must lie between 0 and 1")
-        for name, known in (("precision", PRECISIONS), ("compile", COMPILE)):
-            if getattr(self, name) not in known:
-                raise WrongUse(f"[train] {name} = {getattr(self, name)!r}: known are {', '.join(known)}")
+        if self.precision not in PRECISIONS:
+            raise WrongUse(f"[train] precision = {self.precision!r}: known are {', '.join(PRECISIONS)}")
+        if isinstance(self.compile, str) and self.compile != "auto":
+            raise WrongUse(f"[train] compile = {self.compile!r}: known are auto, true and false")
         if self.score_samples < 2:
             raise WrongUse(f"[train] score_samples = {self.score_samples}: must be at least 2")
         for name in self.watchers:

@@ -1,4 +1,4 @@
-"""Whatever happens to a run, it is said in one line and the run on the disk is good: full disks, thieves, crowds, clocks."""
+"""Whatever happens to a run is said in one line, and its folder is good: full disks, lost data, two at once."""
 
 import errno
 import json
@@ -12,7 +12,6 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +28,8 @@ from fromnoise.cli import main
 from fromnoise.data import Fit, load, open_source
 from fromnoise.data import dataset as dataset_module
 from fromnoise.errors import FromnoiseError, WrongUse
-from fromnoise.task.train import Ended, Started, Trained, train_run
-from fromnoise.verb import train as train_verb
+from fromnoise.task.train import Started, Trained, train_run
+from fromnoise.verb import common
 from fromnoise.verb.common import seconds_of, stopping
 
 SMALL: dict[str, Any] = {"network": {"model_channels": 16}}
@@ -75,7 +74,9 @@ class Refusing:
                 self.calls += 1
                 if self.calls - 1 == self.moment:
                     if name == "save_file":  # As safetensors says it.
-                        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+                        raise SafetensorError(
+                            "Error while serializing: I/O error: No space left on device (os error 28)"
+                        )
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             return function(*arguments, **options)
 
@@ -99,11 +100,12 @@ def test_whenever_the_disk_is_full_one_line_says_so_and_the_run_goes_on_later(
         tiny.run(settings, tmp_path / "all")
     assert disk.calls > 100
     said = set()
-    for moment in range(0, disk.calls, 7):  # Seven does not divide how many calls a save takes.
+    for moment in range(0, disk.calls, 11):  # Eleven does not divide how many calls a save takes.
         out = tmp_path / str(moment)
-        with monkeypatch.context() as patch, pytest.raises(FromnoiseError) as caught:
+        with monkeypatch.context() as patch:
             Refusing(patch, moment)
-            tiny.run(settings, out)
+            with pytest.raises(FromnoiseError) as caught:
+                tiny.run(settings, out)
         said.add(re.sub(r"/\S+/|\d{9}(-[\d.]+)?", "", str(caught.value).replace(str(out), "RUN")))
         assert str(caught.value).endswith("No space left on device") or "(os error 28)" in str(caught.value)
         assert str(out) in str(caught.value) and "\n" not in str(caught.value) and caught.value.exit_code == 1
@@ -129,9 +131,9 @@ ON_A_SMALL_DISK = """
 
     def train(steps):
         err = io.StringIO()
-        with contextlib.redirect_stderr(err):
+        with contextlib.redirect_stderr(err), contextlib.redirect_stdout(io.StringIO()):
             code = main(["train", "digits", "--out", place + "/run", "--preset", preset, "--steps", str(steps)])
-        print(code, err.getvalue().splitlines()[-1] if code else "", flush=True)
+        print(code, err.getvalue().splitlines()[-1] if code else "fine")
 
     train(2)
     disk = os.statvfs(place)
@@ -151,7 +153,9 @@ def own_mounts() -> bool:
     """Whether this system lets anybody mount a disk that nobody else sees."""
     if shutil.which("unshare") is None:
         return False
-    return subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True).returncode == 0
+    return (
+        subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True).returncode == 0
+    )
 
 
 @pytest.mark.skipif(not own_mounts(), reason="needs mounts of its own (unshare)")
@@ -159,9 +163,9 @@ def test_a_real_disk_that_is_full_and_then_read_only(tmp_path: Path) -> None:
     """A disk of 3 MB in memory: with 100 kB left, then with room but read-only, then as it should be."""
     place, kept = tmp_path / "disk", tmp_path / "kept"
     place.mkdir()
+    arguments = (place, tiny.preset(tmp_path, SMALL), kept)
     result = subprocess.run(
-        ["unshare", "-rm", sys.executable, "-c", textwrap.dedent(ON_A_SMALL_DISK), place]
-        + [tiny.preset(tmp_path, SMALL), kept],
+        [*["unshare", "-rm"], sys.executable, "-c", textwrap.dedent(ON_A_SMALL_DISK), *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": str(tiny.SOURCE), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -169,12 +173,294 @@ def test_a_real_disk_that_is_full_and_then_read_only(tmp_path: Path) -> None:
         check=False,
     )
     assert result.returncode == 0, result.stderr
-    first, full, read_only, last = result.stdout.splitlines()[::1]
-    assert full.startswith(f"1 fromnoise: could not write the checkpoint {place}/run/checkpoints/000000032; the earlier")
+    first, full, read_only, last = result.stdout.splitlines()
+    assert first == last == "0 fine"
+    assert full.startswith(
+        f"1 fromnoise: could not write the checkpoint {place}/run/checkpoints/000000032; the earlier"
+    )
     assert "No space left on device" in full
     assert read_only == f"1 fromnoise: cannot write to {place}/run: Read-only file system"
-    assert first.startswith("trained: ") or first.startswith("0")
-    assert last
     assert names(kept) == ["000000016", "000000032"]
     tiny.run(tiny.config(SMALL, steps=4), tmp_path / "straight", pictures=tiny.digits(1797))
     tiny.assert_same_bits(tiny.weights(kept), tiny.weights(tmp_path / "straight"))
+
+
+# ------------------------------------------------------------------------------------------------------- the data go
+
+
+def pictures(folder: Path, count: int = 24) -> Path:
+    chance = np.random.default_rng(0)
+    folder.mkdir()
+    for k in range(count):
+        Image.fromarray(chance.integers(0, 256, (8, 8), dtype=np.uint8)).save(folder / f"{k:02d}.png")
+    return folder
+
+
+@pytest.mark.parametrize("mapped", [False, True], ids=["in memory", "in the cache"])
+def test_pictures_that_vanish_while_training_are_not_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mapped: bool
+) -> None:
+    """They were decoded before; where they lie in the cache, even that may be thrown away."""
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("FROMNOISE_CACHE", str(cache))
+    if mapped:
+        monkeypatch.setattr(dataset_module, "SMALL", 0)
+    settings = tiny.config(SMALL, {"data": {"class_names": []}}, steps=5)
+    folder = pictures(tmp_path / "pictures")
+    seen = load(open_source(str(folder), classes=False), Fit(height=8, width=8, channels=1))
+    tiny.run(settings, tmp_path / "straight", pictures=seen)
+    assert cache.exists() == mapped
+    for event in train_run(settings, seen, tmp_path / "run", device=tiny.CPU):
+        if isinstance(event, Trained) and event.report.step == 2:
+            shutil.rmtree(folder)
+            shutil.rmtree(cache, ignore_errors=True)
+    tiny.assert_same_run(tmp_path / "run", tmp_path / "straight")
+
+
+def test_pictures_that_are_gone_when_a_run_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """All of them, or one: a line, nothing touched; when they are back, so is the run."""
+    folder, elsewhere, out = pictures(tmp_path / "pictures"), tmp_path / "elsewhere", tmp_path / "run"
+    preset = tiny.preset(tmp_path, SMALL, {"data": {"class_names": []}})
+
+    def train(steps: int, out: Path) -> tuple[int, str]:
+        code = main(["train", str(folder), "--out", str(out), "--preset", str(preset), "--steps", str(steps)])
+        return code, capsys.readouterr().err
+
+    assert train(2, out)[0] == 0
+    before = tiny.contents(out)
+    folder.rename(elsewhere)
+    code, err = train(4, out)
+    assert code == 2 and one_line(err) == f"there is no folder {folder}; give a folder of pictures"
+    elsewhere.rename(folder)
+    (folder / "07.png").rename(tmp_path / "07.png")
+    code, err = train(4, out)
+    assert code == 2 and one_line(err) == (
+        f"{out} was trained on other pictures: the data has changed since; bring back the old data, or start another "
+        f"--out"
+    )
+    assert tiny.contents(out) == before
+    (tmp_path / "07.png").rename(folder / "07.png")
+    assert train(4, out)[0] == 0 and train(4, tmp_path / "straight")[0] == 0
+    tiny.assert_same_run(out, tmp_path / "straight")
+
+
+# ---------------------------------------------------------------------------------------------- damage and left-overs
+
+
+def test_the_command_names_a_damaged_checkpoint_and_goes_on_from_the_one_before(
+    tmp_path: Path, straight: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    preset = tiny.preset(tmp_path, SMALL)
+    words = ["train", "digits", "--out", str(out), "--preset", str(preset), "--set", "train.checkpoint_every=8"]
+    assert main([*words, "--steps=4"]) == 0
+    with (out / "checkpoints/000000032/optimizer.safetensors").open("r+b") as file:
+        file.seek(-3, os.SEEK_END)
+        file.write(b"?")
+    capsys.readouterr()
+    assert main([*words, "--steps=5"]) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == (
+        f"fromnoise: checkpoint {out}/checkpoints/000000032: optimizer.safetensors is missing or damaged; passed over"
+    )
+    assert "going on at step 3 of 5 (24 pictures seen)" in said
+    assert RunFolder(out).latest()[1] == []
+
+
+def test_the_newest_and_every_so_manieth_stay(tmp_path: Path) -> None:
+    """Of a checkpoint every 16 pictures: the newest two, and the first at or after each multiple of 40."""
+    settings = tiny.config(SMALL, steps=25, checkpoint_every=16, keep=2, keep_every=40)
+    tiny.run(settings, tmp_path, stop_at=11)  # A stop saves as well, at 88.
+    tiny.run(settings, tmp_path)
+    written = [*range(16, 88, 16), 88, *range(96, 200, 16), 200]
+    kept = {written[-1], written[-2]}
+    for multiple in range(0, 200, 40):
+        kept.add(min(images for images in written if images >= multiple))
+    assert names(tmp_path) == [f"{images:09d}" for images in sorted(kept)]
+
+
+def test_removing_a_checkpoint_never_leaves_half_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed while it removes the only older one of the same name, or old ones, no damaged checkpoint is in the way."""
+    tiny.run(tiny.config(SMALL, steps=2), tmp_path)
+    (first,) = names(tmp_path)
+    shutil.copytree(tmp_path / "checkpoints" / first, tmp_path / "checkpoints/000000008")
+    remove = shutil.rmtree
+
+    def killed(path: Path, *arguments: Any, **options: Any) -> None:
+        if path.name.isdigit() or "-not-" in path.name:
+            next(Path(path).iterdir()).unlink()
+            raise KeyboardInterrupt
+        remove(path, *arguments, **options)
+
+    folder = RunFolder(tmp_path)
+    tensors = {
+        name: {"w": safetensors.torch.load_file(tmp_path / "checkpoints" / first / "ema.safetensors")["time.0.bias"]}
+        for name in ("model", "ema", "optimizer")
+    }
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.shutil, "rmtree", killed)
+        for act in (lambda: folder.prune(1, 16), lambda: folder.save(16, tensors, {}, "")):
+            with pytest.raises(KeyboardInterrupt):
+                act()
+            assert all(name.isdigit() or name.startswith(".writing-") for name in names(tmp_path))
+    assert any(name.startswith(".writing-not-") for name in names(tmp_path))
+    folder.start("")
+    assert names(tmp_path) == [] and folder.latest() == (None, [])
+
+
+def test_what_a_kill_after_the_last_save_has_left_is_tidied_up(tmp_path: Path, straight: Path) -> None:
+    """Old checkpoints that were to be removed, and files half written, go at the next start; other files stay."""
+    shutil.copytree(straight, tmp_path / "run")
+    left = ["config.toml", "metrics.jsonl", "samples/000000032.png"]
+    for name in left:
+        path = tmp_path / "run" / name
+        path.with_name(f".{path.name}.1234.part").write_bytes(b"half")
+    (tmp_path / "run/.curves.png.99.part").write_bytes(b"somebody is drawing")
+    old = tmp_path / "run/checkpoints/000000016"
+    shutil.copytree(straight / "checkpoints/000000048", old)
+    record = json.loads((old / "state.json").read_text())
+    tiny.run(tiny.config(SMALL, **BUSY), tmp_path / "run")
+    assert record["images"] == 48 and names(tmp_path / "run") == names(straight) == ["000000032", "000000048"]
+    assert [path.name for path in (tmp_path / "run").rglob("*.part")] == [".curves.png.99.part"]
+
+
+@pytest.mark.parametrize(
+    "left", [b'{"step": 5, "images": 40, "lo', b'{"step": 5, "images": 40}', b"\0\0\0\0", b"\xff\n"]
+)
+def test_a_line_of_metrics_that_was_cut_off_is_written_anew(tmp_path: Path, straight: Path, left: bytes) -> None:
+    settings = tiny.config(SMALL, **BUSY)
+    tiny.run(settings, tmp_path, stop_at=4)
+    with (tmp_path / "metrics.jsonl").open("ab") as file:
+        file.write(left)
+    tiny.run(settings, tmp_path)
+    tiny.assert_same_run(tmp_path, straight)
+
+
+# ---------------------------------------------------------------------------------------------------------- two at once
+
+
+def test_of_two_trainings_started_at_once_exactly_one_trains(tmp_path: Path) -> None:
+    """Real processes: the other says so and ends; once the first is killed outright, the run is free."""
+    out, preset = tmp_path / "run", tiny.preset(tmp_path, SMALL)
+    words = ["train", "digits", "--out", out, "--preset", preset, "--set", "train.checkpoint_every=40"]
+    both = [tiny.command(*words, "--steps=1000000") for _ in range(2)]
+    until = time.monotonic() + 100
+    try:
+        while all(process.poll() is None for process in both) and time.monotonic() < until:
+            time.sleep(0.02)
+        loser, winner = both if both[0].poll() is not None else reversed(both)
+        _, err = loser.communicate(timeout=100)
+        assert loser.returncode == 1
+        assert one_line(err) == f"another training is writing to {out}: wait for it, or choose another --out"
+        while not RunFolder(out).has_checkpoints() and winner.poll() is None and time.monotonic() < until:
+            time.sleep(0.02)
+        assert winner.poll() is None
+    finally:
+        for process in both:
+            process.kill()
+            process.communicate()
+    found, damaged = RunFolder(out).latest()
+    assert found is not None and not damaged
+    steps = found.images // 8 + 1
+    started = tiny.run(tiny.config(SMALL, steps=steps, checkpoint_every=40), out, pictures=tiny.digits(1797))[0]
+    assert isinstance(started, Started) and started.images == found.images
+
+
+def test_a_run_is_held_before_its_checkpoint_is_looked_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a second training could look one up that the first is about to replace."""
+    tiny.run(tiny.config(SMALL, steps=1), tmp_path)
+    look, held = RunFolder.latest, []
+
+    def latest(self: RunFolder, **options: Any) -> Any:
+        with pytest.raises(FromnoiseError, match="another training"), RunFolder(self.path).lock():
+            pass
+        held.append(True)
+        return look(self, **options)
+
+    monkeypatch.setattr(RunFolder, "latest", latest)
+    tiny.run(tiny.config(SMALL, steps=2), tmp_path)
+    assert held
+
+
+# ----------------------------------------------------------------------------------------------------------- the clock
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        *(("90", 90), ("90s", 90), ("30m", 1800), ("2h", 7200), ("1d", 86400), ("1h30m", 5400), ("1:30:00", 5400)),
+        *(("0:00:05", 5), ("100:00:00", 360_000), ("1D2H3M4S", 93_784), (" 2h ", 7200)),
+    ],
+)
+def test_a_time_limit_is_understood(text: str, seconds: float) -> None:
+    assert seconds_of(text) == seconds
+
+
+@pytest.mark.parametrize(
+    "text", ["", "0", "0h", "-5", "1:30", "1:60:00", "soon", "2 h", "30m2h", "1h30", "1.5h", "inf", "9" * 9, "9" * 5000]
+)
+def test_a_time_limit_that_makes_no_sense(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(WrongUse, match=r"should be a time such as 30m, 2h, 1h30m, 1:30:00 \(hours, minutes, seconds\)"):
+        seconds_of(text)
+    assert main(["train", "digits", f"--time-limit={text}"]) == 2
+    assert one_line(capsys.readouterr().err).startswith(f"--time-limit {text}: should be a time")
+
+
+def test_a_time_limit_saves_and_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A limit that is over before the first step costs no step; one of a second ends among others; both go on."""
+    out, preset = tmp_path / "a run", tiny.preset(tmp_path, SMALL)
+    words = ["train", "digits", "--out", str(out), "--preset", str(preset), "--steps=1000000", "--time-limit"]
+    with monkeypatch.context() as patch:
+        patch.setattr(common, "began", lambda: time.time() - 60)
+        assert main([*words, "0:00:30"]) == 130
+    said = capsys.readouterr().err.splitlines()
+    assert "fromnoise: the time limit of 0:00:30 is reached: saving" in said
+    assert said[-1].startswith(
+        f"fromnoise: stopped and saved at 8 pictures in {out}; go on with: fromnoise train digits"
+    )
+    assert names(out) == ["000000008"]
+    again = shlex.split(said[-1].partition("go on with: fromnoise ")[2])
+    began = time.monotonic()
+    assert main([*again[:-1], "1s"]) == 130
+    assert 1 <= time.monotonic() - began < 20
+    said = capsys.readouterr().err.splitlines()
+    assert "going on at step 1 of 1,000,000 (8 pictures seen)" in said
+    found, _ = RunFolder(out).latest()
+    assert found.images > 8 and said[-1].startswith(f"fromnoise: stopped and saved at {found.images:,} pictures")
+    steps = found.images // 8
+    tiny.run(tiny.config(SMALL, steps=steps), tmp_path / "straight", pictures=tiny.digits(1797))
+    tiny.assert_same_bits(tiny.weights(out), tiny.weights(tmp_path / "straight"))
+
+
+def test_a_time_limit_that_is_not_reached_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["train", "digits", "--out", str(tmp_path / "run"), "--preset", str(tiny.preset(tmp_path, SMALL))]
+    before = threading.active_count()
+    assert main([*words, "--steps=1", "--time-limit=2h"]) == 0
+    assert "time limit" not in capsys.readouterr().err
+    until = time.monotonic() + 10
+    while threading.active_count() > before and time.monotonic() < until:  # The clock is stopped, and its thread ends.
+        time.sleep(0.01)
+    assert threading.active_count() == before
+
+
+def test_a_signal_after_the_time_limit_does_not_cut_off_the_saving() -> None:
+    """A queue sends one soon after; only the second says that nothing matters any more."""
+    with stopping((time.time() - 1, "1s")) as stop:
+        assert stop.wait(10)
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_workers_that_are_started_anew_have_no_more_time_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "FROMNOISE_WORKERS": str(tmp_path)}
+    for name, value in worker.items():
+        monkeypatch.setenv(name, value)
+    first = common.began()
+    assert abs(first - time.time()) < 5
+    os.utime(tmp_path / "began", (first - 100, first - 100))
+    assert common.began() == pytest.approx(first - 100, abs=1e-3)

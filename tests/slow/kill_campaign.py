@@ -3,9 +3,9 @@
     python -m tests.slow.kill_campaign --trials 100 --seed 0 --log campaign.jsonl
 
 A trial is a run folder of its own: it is trained, killed at a moment drawn evenly from the time that an undisturbed run
-takes, and started again; one in four of the new starts is killed as well. When the run is done, all of its files must be
-those of the undisturbed run, byte for byte: config.toml, every checkpoint kept (weights, average, optimizer, state),
-every snapshot of the further averages, every grid; and metrics.jsonl but for the pictures a second.
+takes, and started again; one in four of the new starts is killed as well. When the run is done, all of its files must
+hold what those of the undisturbed run hold, to the bit: config.toml, all checkpoints kept (weights, average, optimizer,
+state), every snapshot of the further averages, every grid; and metrics.jsonl but for the pictures a second.
 
 Three kinds of trials take turns. ``fork``: a copy of this process, which has PyTorch imported, runs the command line;
 what it does at each moment stands in memory that both share, so the phase it is killed in is known. ``back``: the same,

@@ -8,22 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from fromnoise.checkpoint import Checkpoint, RunFolder
-from fromnoise.config import Config, build_denoiser, build_network, build_pipeline, to_toml
+from fromnoise.config import Config, build_network, to_toml
 from fromnoise.data import Dataset
-from fromnoise.denoiser import Denoiser
-from fromnoise.errors import FromnoiseError, WrongUse
-from fromnoise.network import UNet
+from fromnoise.errors import FromnoiseError
 from fromnoise.noise import key_to_seed
-from fromnoise.task.precision import computing, pays_to_compile
+from fromnoise.task.assembly import assemble
+from fromnoise.task.precision import computing
 from fromnoise.task.recorder import Recorder, check_watching
 from fromnoise.task.resume import existing, refuse_other, resume
 from fromnoise.train import Learner, Report, train
-from fromnoise.train.augment import DRAWS
 from fromnoise.train.averages import Averages
-from fromnoise.train.batches import Batches
 from fromnoise.train.team import Alone, Team
 
 _LOOK = 16  # Steps between two looks at the guard: each look waits for the device.
@@ -137,34 +133,14 @@ class _Training:
         stop: threading.Event,
         team: Team,
     ) -> None:
-        settings = config.train
         self.config, self.pictures, self.folder, self.device = config, pictures, folder, device
         self.stop, self.team = stop, team
         self.saved_config = to_toml(config)
-        self.total = settings.total_steps(len(pictures))
-        if settings.batch_size % (team.size * settings.accumulate):
-            raise WrongUse(
-                f"[train] batch_size = {settings.batch_size} cannot be shared evenly by {team.size} processes in "
-                f"{settings.accumulate} parts each: take a multiple of {team.size * settings.accumulate}"
-            )
+        self.total = config.train.total_steps(len(pictures))
         # Whatever does not fit is refused before anything is written.
         check_watching(config, pictures)
-        network = build_network(config)
-        self.shape = build_pipeline(config, network).shape
-        if settings.recompute:
-            if not isinstance(network, UNet):
-                raise WrongUse("[train] recompute = true: this network cannot compute its activations again")
-            network.recompute = True
-        self.network = network
-        if not (settings.shard and team.size > 1):  # Else it may not fit there; the learner takes it there in pieces.
-            self.network = network.to(device)
-            if device.type == "cuda":
-                self.network = network.to(memory_format=torch.channels_last)  # pyright: ignore - a missing overload
-        self.learner = Learner(self.network, settings, team)
-        called: nn.Module = self.network
-        if pays_to_compile(settings.compile, device, self.total):
-            called = torch.compile(self.network)  # pyright: ignore[reportAssignmentType] - it is a module
-        self.denoiser: Denoiser = build_denoiser(config, team.share(called), training=True)
+        self.assembly = assemble(config, pictures, device, steps=self.total, team=team)
+        self.learner, self.network = self.assembly.learner, self.assembly.learner.network
         self._averages = Averages.of(folder.path)
         self.doubtful: int | None = None  # Where the run went back to, until it has saved something since.
 
@@ -209,19 +185,8 @@ class _Training:
     def _until_lost(self, found: Checkpoint | None) -> Generator[TrainEvent, None, str | None]:
         """Train from ``found`` to the end or until stopped, and return ``None``; or until lost, and return why."""
         settings, learner, team = self.config.train, self.learner, self.team
-        batches = Batches(
-            pictures=self.pictures,
-            shape=self.shape,
-            batch_size=settings.batch_size,
-            seed=self._seed(),
-            flip=settings.flip,
-            label_dropout=settings.label_dropout,
-            null_label=len(self.config.data.class_names),
-            rank=team.rank,
-            size=team.size,
-            draws=DRAWS if settings.augment.active else 0,
-        )
-        steps = train(learner, self.denoiser, self.config.objective, self.config.codec, batches, self.total, team)
+        batches, denoiser = self.assembly.batches(self._seed()), self.assembly.denoiser
+        steps = train(learner, denoiser, self.config.objective, self.config.codec, batches, self.total, team)
         run = Recorder(self.folder, self.config, self.saved_config, learner, self.pictures, found, team)
         with contextlib.closing(run), contextlib.closing(steps):
             yield from self._look(run, stopping=False)  # What a stop left out.

@@ -21,7 +21,6 @@ from fromnoise.task.prepare import known_pictures as task_known_pictures
 from fromnoise.task.train import Ended
 from fromnoise.worker import here
 
-
 _LONGEST = 10 * 366 * 86400  # seconds: ten years; a timer cannot wait for just any
 
 
@@ -63,6 +62,22 @@ def seconds_of(text: str) -> float:
             f"number of seconds"
         )
     return limit
+
+
+def began() -> float:
+    """When this command began, as ``time.time`` tells it; for workers started anew, when the first ones did."""
+    worker = here()
+    if worker is None or worker.folder is None:
+        return time.time()
+    mark = worker.folder / "began"
+    with contextlib.suppress(FileExistsError):
+        mark.touch(exist_ok=False)
+    return mark.stat().st_mtime
+
+
+def deadline(limit: str) -> tuple[float, str]:
+    """For :func:`stopping`: when the time that --time-limit gives this command is over. Raises ``WrongUse``."""
+    return began() + seconds_of(limit), limit
 
 
 def interrupted(args: Any, words: list[str], last: Ended) -> int:

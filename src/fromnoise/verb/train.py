@@ -1,6 +1,5 @@
 """``fromnoise demo`` and ``fromnoise train``."""
 
-import contextlib
 import json
 import shlex
 import time
@@ -18,10 +17,9 @@ from fromnoise.task import demo as demo_task
 from fromnoise.task import train as train_task
 from fromnoise.task.prepare import prepare
 from fromnoise.train.team import Team
-from fromnoise.verb.common import interrupted, program, reading, seconds_of, sets, size_of, stopping
+from fromnoise.verb.common import deadline, interrupted, program, reading, sets, size_of, stopping
 from fromnoise.verb.estimate import dry_run, with_micro_batch
 from fromnoise.verb.processes import launched, meeting
-from fromnoise.worker import here
 
 
 def demo(args: Any, words: list[str]) -> int:
@@ -53,7 +51,7 @@ def train(args: Any, words: list[str]) -> int:
     """Train on a folder, or go on."""
     memory.keep_freed_memory()
     began = time.perf_counter()
-    until = None if args.time_limit is None else (_started() + seconds_of(args.time_limit), args.time_limit)
+    until = None if args.time_limit is None else deadline(args.time_limit)
     out = args.out or Path("runs") / (Path(args.data).resolve().name if args.data != "digits" else "digits")
     if args.dry_run:
         return dry_run(_train_tree(args), out, args)
@@ -74,20 +72,7 @@ def train(args: Any, words: list[str]) -> int:
     return 0
 
 
-def _started() -> float:
-    """When this command began, as ``time.time`` tells it; for workers started anew, when the first ones did."""
-    worker = here()
-    if worker is None or worker.folder is None:
-        return time.time()
-    mark = worker.folder / "began"
-    with contextlib.suppress(FileExistsError):
-        mark.touch(exist_ok=False)
-    return mark.stat().st_mtime
-
-
-def _train(
-    args: Any, out: Path, team: Team, device: torch.device, until: tuple[float, str] | None
-) -> train_task.Ended:
+def _train(args: Any, out: Path, team: Team, device: torch.device, until: tuple[float, str] | None) -> train_task.Ended:
     """As one of a team, or alone."""
     if args.micro_batch == "auto" and team.size > 1:
         raise WrongUse("--micro-batch auto measures one process; with several, give a number of pictures")

@@ -241,7 +241,7 @@ def test_pictures_that_are_gone_when_a_run_goes_on(tmp_path: Path, capsys: pytes
     assert tiny.contents(out) == before
     (tmp_path / "07.png").rename(folder / "07.png")
     assert train(4, out)[0] == 0 and train(4, tmp_path / "straight")[0] == 0
-    tiny.assert_same_run(out, tmp_path / "straight")
+    tiny.assert_same_bits(tiny.weights(out), tiny.weights(tmp_path / "straight"))
 
 
 # ---------------------------------------------------------------------------------------------- damage and left-overs
@@ -464,3 +464,27 @@ def test_workers_that_are_started_anew_have_no_more_time_for_it(
     assert abs(first - time.time()) < 5
     os.utime(tmp_path / "began", (first - 100, first - 100))
     assert common.began() == pytest.approx(first - 100, abs=1e-3)
+
+
+# ---------------------------------------------------------------------------------------------------------------- forks
+
+
+def test_a_copy_of_a_run_goes_on_by_itself_from_where_one_likes(tmp_path: Path) -> None:
+    """As docs/reliability.md says: longer, from an earlier checkpoint, and with another step size."""
+    tiny.run(tiny.config(SMALL, steps=6, checkpoint_every=16), tmp_path / "run")
+    before = tiny.contents(tmp_path / "run")
+    shutil.copytree(tmp_path / "run", tmp_path / "longer")
+    tiny.run(tiny.config(SMALL, steps=8, checkpoint_every=16), tmp_path / "longer")
+    tiny.run(tiny.config(SMALL, steps=8), tmp_path / "straight")
+    tiny.assert_same_bits(tiny.weights(tmp_path / "longer"), tiny.weights(tmp_path / "straight"))
+    fork = tmp_path / "slower"
+    shutil.copytree(tmp_path / "run", fork)
+    for newer in ("000000032", "000000048"):
+        shutil.rmtree(fork / "checkpoints" / newer)
+    text = (fork / "config.toml").read_text()
+    assert text.count("\nlr = 0.01\n") == 1
+    (fork / "config.toml").write_text(text.replace("\nlr = 0.01\n", "\nlr = 0.001\n"))
+    events = tiny.run(tiny.config(SMALL, steps=6, lr=1e-3), fork)
+    assert isinstance(events[0], Started) and events[0].step == 2
+    assert {event.report.lr for event in events if isinstance(event, Trained)} == {1e-3}
+    assert tiny.contents(tmp_path / "run") == before

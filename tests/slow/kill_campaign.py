@@ -67,7 +67,8 @@ PHASES = (
     *("checkpoint: prune", "grid", "score", "metrics", "going back", "end"),
 )
 _AGAIN = 0.25  # The share of resumed runs that are killed as well.
-_LATE = 20  # How often a kill may come too late before the pace is measured anew.
+_SLOWER = 1.05  # A run may take longer than it did: each kill is aimed that much later, until one comes too late.
+_LATE = 20  # How often in a row a kill may come too late.
 
 
 class Cell:
@@ -137,7 +138,7 @@ def ruin() -> None:
         weight = next(self.network.parameters())
         weight.register_hook(lambda grad: grad * math.nan if not self.rollbacks and 25 <= self.step < 45 else grad)
 
-    Learner.__init__ = hooked
+    Learner.__init__ = hooked  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class Trainer:
@@ -188,10 +189,10 @@ class Trainer:
                 os._exit(code)  # Nothing of the parent's may be closed or flushed here.
 
         def wait(seconds: float | None) -> int:
-            if seconds is None:
-                return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-            time.sleep(max(0.0, began + seconds - time.monotonic()))
-            done, status = os.waitpid(pid, os.WNOHANG)
+            done, status = os.waitpid(pid, 0 if seconds is None else os.WNOHANG)
+            while not done and (left := began + (seconds or 0) - time.monotonic()) > 0:
+                time.sleep(min(left, 0.02))
+                done, status = os.waitpid(pid, os.WNOHANG)
             if not done:
                 os.kill(pid, signal.SIGKILL)
                 done, status = os.waitpid(pid, 0)
@@ -260,7 +261,7 @@ def campaign(trials: int, seed: int, place: Path) -> Iterator[dict[str, Any]]:
             differs = differences(found, known.setdefault(kind, found))
             if differs:
                 raise RuntimeError(f"two undisturbed runs differ: {differs}")
-        life[kind] = seconds[-1]
+        life[kind] = min(seconds)
     if known["fork"] != known["command"] or known["fork"] == known["back"]:
         raise RuntimeError("a copy and the command should train the same, and a run that goes back otherwise")
     yield {
@@ -291,7 +292,8 @@ def _killed(
         if lines and chance.random() >= _AGAIN:
             _succeed(trainer, out)
             return lines, out
-        moment = chance.uniform(0, life[trainer.kind])
+        of = life[trainer.kind]
+        moment = chance.uniform(0, of)
         began = time.monotonic()
         code = trainer.start(out)(moment)
         if code == 0:
@@ -299,19 +301,19 @@ def _killed(
                 return lines, out  # It was faster than the kill, and is done.
             late += 1
             if late >= _LATE:
-                raise RuntimeError(f"{late} kills came too late: the undisturbed run was slower than these")
-            if time.monotonic() - began < moment:  # The machine is quicker than it was: aim by what it is now.
-                life[trainer.kind] = time.monotonic() - began
+                raise RuntimeError(f"{late} kills in a row came too late, though the pace was measured anew each time")
+            life[trainer.kind] = min(of, time.monotonic() - began)
             shutil.rmtree(out)
             continue
         if code != -signal.SIGKILL:
             raise RuntimeError(f"exit code {code} before the kill: see {trainer.kind}.txt")
+        life[trainer.kind] *= _SLOWER
         phase, step = trainer.cell.get() if trainer.kind != "command" else (phase_on_disk(out), None)
         found, damaged = RunFolder(out).latest()
         lines.append(
             {
                 "moment": round(moment, 4),
-                "of": round(life[trainer.kind], 4),
+                "of": round(of, 4),
                 "phase": phase,
                 "step": step,
                 "checkpoint": None if found is None else found.images,

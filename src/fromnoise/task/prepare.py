@@ -1,7 +1,6 @@
 """From what a person typed to settled settings and loaded pictures."""
 
 import contextlib
-import math
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fromnoise.config import Config, DataSettings, parse, preset, preset_for
+from fromnoise.config import Config, DataSettings, parse, preset
 from fromnoise.data import (
     BUILT_IN,
     Columns,
@@ -29,8 +28,8 @@ from fromnoise.data.quantities import Quantities, quantities
 from fromnoise.errors import WrongUse
 from fromnoise.parameterization import OnClock
 from fromnoise.schema import merge
+from fromnoise.task.fitting import LENGTHS, fitted, told
 
-_LENGTHS = {"steps", "epochs", "images"}
 _LOOK = 32
 _TOLD = 1000.0
 
@@ -50,11 +49,14 @@ class Prepared:
     remarks: tuple[str, ...] = ()
 
 
-def settle(tree: Mapping[str, Any], *, preset_name: str | None, source: str) -> tuple[Config, Source]:
+def settle(
+    tree: Mapping[str, Any], *, preset_name: str | None, source: str, run: Path | None = None
+) -> tuple[Config, Source]:
     """Settings in which nothing about the pictures is left open, and the opened source.
 
     ``tree`` has what the person said; it wins over the preset. Without a preset, one is chosen by the size of the
-    pictures, and without a size, the largest of 8, 16, 32 and 64 pixels that most of them reach. Raises ``WrongUse``.
+    pictures and fitted to their number (:mod:`fromnoise.task.fitting`), or to the ``run`` if there is one to go on
+    with; without a size, it is the largest of 8, 16, 32 and 64 pixels that most of them reach. Raises ``WrongUse``.
     """
     for name in ("data", "train"):
         if not isinstance(tree.get(name, {}), Mapping):
@@ -66,9 +68,10 @@ def settle(tree: Mapping[str, Any], *, preset_name: str | None, source: str) -> 
     height = data.height or data.width or auto_side(pictures)
     width = data.width or height
     if not preset_name:
-        base = _fitted(preset(preset_for(min(height, width))), min(height, width))
-    if _LENGTHS & tree.get("train", {}).keys():  # One length replaces another, not only its namesake.
-        base = {**base, "train": {k: v for k, v in base.get("train", {}).items() if k not in _LENGTHS}}
+        parse(tree, source)  # So that a person's mistake is told before it is fitted to.
+        base = fitted(min(height, width), max(1, round(len(pictures) * (1 - data.held_out))), tree, run)
+    elif LENGTHS & tree.get("train", {}).keys():  # One length replaces another, not only its namesake.
+        base = {**base, "train": {k: v for k, v in base.get("train", {}).items() if k not in LENGTHS}}
     found = {
         "height": height,
         "width": width,
@@ -212,9 +215,13 @@ def prepare(
     preset_name: str | None,
     source: str = "the settings",
     progress: Callable[[int, int], None] | None = None,
+    run: Path | None = None,
 ) -> Prepared:
-    """:func:`settle`, then everything decoded, and what is held out split off."""
-    config, pictures = settle(tree, preset_name=preset_name, source=source)
+    """:func:`settle`, then everything decoded, and what is held out split off.
+
+    Where the preset was chosen here, the first of the remarks says what was chosen.
+    """
+    config, pictures = settle(tree, preset_name=preset_name, source=source, run=run)
     everything = _decoded(config, pictures, progress)
     names, training, held_out = _names(pictures, everything), everything, None
     remarks = everything.remarks
@@ -233,18 +240,8 @@ def prepare(
         except WrongUse as error:
             raise WrongUse(f"{config.data.path}: {error}") from error
         config = replace(config, data=replace(config.data, quantities=known))
+    if not preset_name:
+        remarks = (told(config, len(training)), *remarks)
     captions = training.captions
     said = None if captions is None else tuple(zip(names, captions, strict=True))
     return Prepared(config, training, held_out, said, remarks)
-
-
-def _fitted(base: dict[str, Any], side: int) -> dict[str, Any]:
-    """A preset chosen for pictures of about this side, with its attention at the levels they have.
-
-    Where a preset for 64 pixels attends at 16 and 8, pictures of 48 have levels of 12 and 6.
-    """
-    network = base["network"]
-    levels = [side / 2**level for level in range(len(network["channel_mult"]))]
-    wanted = {min(levels, key=lambda size: abs(math.log2(size / at))) for at in network["attention_resolutions"]}
-    sizes = sorted((int(size) for size in wanted if size == int(size)), reverse=True)
-    return {**base, "network": {**network, "attention_resolutions": sizes}}

@@ -106,6 +106,7 @@ def ruin(monkeypatch: pytest.MonkeyPatch, *, while_: Any) -> None:
     monkeypatch.setattr(Learner, "__init__", hooked)
 
 
+SMALL: dict[str, Any] = {"network": {"model_channels": 16, "attention_resolutions": []}}
 SETTINGS: dict[str, Any] = {"steps": 48, "checkpoint_every": 80, "report_every": 4, "lr": 1e-3, "warmup": 0}
 
 
@@ -123,7 +124,7 @@ def test_a_lost_run_goes_back_with_other_randomness_and_half_the_rate(
 ) -> None:
     """Steps 16 to 29 fail at the first attempt; at the second they do not, and the run goes through."""
     ruin(monkeypatch, while_=lambda learner: not learner.rollbacks and 16 <= learner.step < 30)
-    events = collect(tiny.config(**SETTINGS), tmp_path / "run")
+    events = collect(tiny.config(SMALL, **SETTINGS), tmp_path / "run")
     kinds = [type(event) for event in events]
     at = kinds.index(RolledBack)
     back = events[at]
@@ -145,22 +146,22 @@ def test_going_back_is_repeated_bit_for_bit_by_a_run_that_was_killed(
 ) -> None:
     """Killed among the steps that fail, right after going back, and later: everything is the same."""
     ruin(monkeypatch, while_=lambda learner: not learner.rollbacks and 16 <= learner.step < 30)
-    collect(tiny.config(**SETTINGS), tmp_path / "whole")
+    collect(tiny.config(SMALL, **SETTINGS), tmp_path / "whole")
     for name, stops in (("a", [20]), ("b", [33, 25]), ("c", [32, 4, 45])):
         for stop in stops:
-            collect(tiny.config(**SETTINGS), tmp_path / name, stop_after=stop)
-        collect(tiny.config(**SETTINGS), tmp_path / name)
+            collect(tiny.config(SMALL, **SETTINGS), tmp_path / name, stop_after=stop)
+        collect(tiny.config(SMALL, **SETTINGS), tmp_path / name)
         tiny.assert_same_run(tmp_path / name, tmp_path / "whole")
 
 
 def test_it_gives_up_after_so_many_times_with_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ruin(monkeypatch, while_=lambda learner: learner.step >= 12)
-    settings = tiny.config({"train": {"guard": {"rollbacks": 1}}}, **SETTINGS)
+    settings = tiny.config(SMALL, {"train": {"guard": {"rollbacks": 1}}}, **SETTINGS)
     with pytest.raises(FromnoiseError, match=r"^training diverges: .* by step 32.*; it went back 1 times") as caught:
         collect(settings, tmp_path)
     assert "\n" not in str(caught.value) and caught.value.exit_code == 1
     with pytest.raises(FromnoiseError, match="it may not go back, and gives up"):
-        collect(tiny.config({"train": {"guard": {"rollbacks": 0}}}, **SETTINGS), tmp_path / "other")
+        collect(tiny.config(SMALL, {"train": {"guard": {"rollbacks": 0}}}, **SETTINGS), tmp_path / "other")
 
 
 # ----------------------------------------------------------------------------------------------------------- loss scale
@@ -194,7 +195,7 @@ def test_a_search_for_the_scale_is_no_divergence_but_an_overflow_at_the_floor_is
 
 
 def test_half_precision_finds_its_scale_and_trains(tmp_path: Path) -> None:
-    events = collect(tiny.config(steps=40, precision="float16", lr=3e-3, warmup=0), tmp_path)
+    events = collect(tiny.config(SMALL, steps=40, precision="float16", lr=3e-3, warmup=0), tmp_path)
     losses: list[Tensor] = [event.report.loss for event in events if isinstance(event, Trained)]
     assert sum(losses[-10:]) / 10 < 0.75 * losses[0]
     assert tiny.weights(tmp_path)["optimizer/scale.value"] >= 1

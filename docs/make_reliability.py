@@ -69,7 +69,7 @@ def draw(kills: list[dict[str, Any]], path: Path) -> None:
     above.set_yticks(range(len(KINDS)), list(KINDS.values()))
     above.invert_yaxis()
     above.set_xlim(-0.01, 1.01)
-    above.set_xlabel("moment of the kill, as a share of the time that an undisturbed run takes")
+    above.set_xlabel("moment of the kill, as a share of the time that the run was expected to take")
     above.set_title(f"{len(kills)} kills")
     names = [PHASES[phase] for phase in phases]
     bars = below.barh(names, [counts[phase] for phase in phases], color=[colour[phase] for phase in phases])

@@ -207,7 +207,7 @@ def phase_on_disk(out: Path) -> str:
         return "checkpoint: files"
     if any(out.glob("checkpoints/.writing-*")):
         return "checkpoint: prune"
-    if any(out.glob("averages/.*.part")):
+    if any(out.glob("averages/.*")):
         return "averages"
     if any(out.glob("samples/.*.part")):
         return "grid"

@@ -80,8 +80,9 @@ class Averages:
             for snapshot in self.found():
                 if snapshot.images > images:
                     snapshot.path.unlink(missing_ok=True)
-            for left_over in self.path.glob(".*.part") if self.path.is_dir() else ():
-                left_over.unlink(missing_ok=True)
+            for pattern in (".*.part", ".tmp*"):  # Ours, and what safetensors itself writes aside.
+                for left_over in self.path.glob(pattern) if self.path.is_dir() else ():
+                    left_over.unlink(missing_ok=True)
 
 
 def write_single(path: Path, tensors: Mapping[str, Tensor], *, config: str, images: int, what: str) -> None:

@@ -210,9 +210,9 @@ def test_what_is_noticed_on_the_way_reaches_the_person_also_where_pictures_are_h
     (folder / "a" / "broken.png").write_bytes(b"nonsense")
     tree = {"data": {"path": str(folder), "height": 8, "width": 8, "classes": True}, "train": {"steps": 1}}
     whole = prepare(tree, preset_name=None)
-    assert (
-        whole.remarks == ("not opened, though they may hold pictures: more.zip",) and len(whole.training.skipped) == 1
-    )
+    assert whole.remarks[0].startswith("preset digits, fitted to 6 pictures: ")
+    assert whole.remarks[1:] == ("not opened, though they may hold pictures: more.zip",)
+    assert len(whole.training.skipped) == 1
     part = prepare({**tree, "data": {**tree["data"], "held_out": 0.5}}, preset_name=None)
-    assert part.remarks[0] == whole.remarks[0] and len(part.remarks) == 2
-    assert part.remarks[1].startswith("skipped 1 unreadable pictures, the first: ") and "broken.png" in part.remarks[1]
+    assert part.remarks[1] == whole.remarks[1] and len(part.remarks) == 3
+    assert part.remarks[2].startswith("skipped 1 unreadable pictures, the first: ") and "broken.png" in part.remarks[1]

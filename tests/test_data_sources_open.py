@@ -215,4 +215,4 @@ def test_what_is_noticed_on_the_way_reaches_the_person_also_where_pictures_are_h
     assert len(whole.training.skipped) == 1
     part = prepare({**tree, "data": {**tree["data"], "held_out": 0.5}}, preset_name=None)
     assert part.remarks[1] == whole.remarks[1] and len(part.remarks) == 3
-    assert part.remarks[2].startswith("skipped 1 unreadable pictures, the first: ") and "broken.png" in part.remarks[1]
+    assert part.remarks[2].startswith("skipped 1 unreadable pictures, the first: ") and "broken.png" in part.remarks[2]

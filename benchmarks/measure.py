@@ -193,9 +193,7 @@ def _say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
-def works(
-    channels: list[int], compiled: bool, dropout: float, batch: int | None = None
-) -> tuple[dict[str, Any], ...]:
+def works(channels: list[int], compiled: bool, dropout: float, batch: int | None = None) -> tuple[dict[str, Any], ...]:
     """The paper's CIFAR-10 layout at these widths, plain and, if asked for, compiled as well."""
     kinds = (False, True) if compiled else (False,)
     same = {"dropout": dropout, **({} if batch is None else {"batch": batch})}

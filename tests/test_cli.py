@@ -157,7 +157,10 @@ def test_help_and_version_end_with_0(words: list[str], capsys: pytest.CaptureFix
     ("words", "complaint"),
     [
         (["trayn", "x"], "'trayn' is not known; did you mean 'train'?"),
-        (["zzz"], "'zzz' is not known; known: average, compare, demo, estimate, inspect, likelihood, plot, sample, train"),
+        (
+            ["zzz"],
+            "'zzz' is not known; known: average, compare, demo, estimate, inspect, likelihood, plot, sample, train",
+        ),
         (["sample", "x", "--stpes", "5", "--out", "a.png"], "unexpected '--stpes'; did you mean '--steps'?"),
         (["sample", "x", "--wieghts=ema"], "unexpected '--wieghts'; did you mean '--weights'?"),
         (["train", "x", "--outt", "y"], "unexpected '--outt'; did you mean '--out'?"),

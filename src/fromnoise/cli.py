@@ -183,7 +183,9 @@ def _parser() -> _Parser:
         "--eta", type=float, metavar="E", help="share of fresh noise in a step, 0 to 1 (ddim, euler_ancestral)"
     )
     how.add_argument("--variance", metavar="V", help="of ancestral's steps: small, large, learned_range, analytic")
-    how.add_argument("--guidance", type=float, metavar="W", help="push towards what is asked for, 1 for none (the run's)")
+    how.add_argument(
+        "--guidance", type=float, metavar="W", help="push towards what is asked for, 1 for none (the run's)"
+    )
     by = how.add_mutually_exclusive_group()
     by.add_argument("--weak", type=Path, metavar="RUN", help="a weaker run to be guided away from, instead of no class")
     by.add_argument("--classifier", metavar="MODULE:NAME", help="your own (x_t, t) -> logits, for classifier guidance")

@@ -35,9 +35,11 @@ class Plan:
     training: NDArray[np.int64]
 
 
-def plan(tree: Mapping[str, Any], *, preset_name: str | None, source: str = "the settings") -> Plan:
+def plan(
+    tree: Mapping[str, Any], *, preset_name: str | None, source: str = "the settings", run: Path | None = None
+) -> Plan:
     """What :func:`fromnoise.task.prepare.prepare` settles, without decoding. Raises ``WrongUse`` where it does."""
-    config, pictures = settle(tree, preset_name=preset_name, source=source)
+    config, pictures = settle(tree, preset_name=preset_name, source=source, run=run)
     labels, names = pictures.labels, pictures.classes
     if labels is not None and len(names) < 2:
         raise WrongUse(f"{config.data.path} has only one class ({', '.join(names)}): train without classes")

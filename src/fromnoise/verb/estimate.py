@@ -86,7 +86,7 @@ def dry_run(tree: dict[str, Any], out: Path, args: Any) -> int:
     """The resolved settings, and one step of the training they describe; nothing is written."""
     memory.keep_freed_memory()
     device = pick_device(args.device)
-    planned = plan(tree, preset_name=args.preset)
+    planned = plan(tree, preset_name=args.preset, run=out)
     config = with_micro_batch(args.micro_batch, planned.config, out, device)
     total = config.train.total_steps(len(planned.training))
     refuse_other(RunFolder(out), config)

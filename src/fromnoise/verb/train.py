@@ -77,7 +77,7 @@ def _train(args: Any, out: Path, team: Team, device: torch.device, until: tuple[
     if args.micro_batch == "auto" and team.size > 1:
         raise WrongUse("--micro-batch auto measures one process; with several, give a number of pictures")
     with team.in_turn(), reading() as progress:  # Decoded once; the others find it in the cache.
-        prepared = prepare(_train_tree(args), preset_name=args.preset, source="the settings", progress=progress)
+        prepared = prepare(_train_tree(args), preset_name=args.preset, progress=progress, run=out)
     for remark in prepared.remarks:
         say(f"fromnoise: {remark}")
     config = with_micro_batch(args.micro_batch, prepared.config, out, device)

@@ -38,5 +38,6 @@ def test_killed_at_random_moments_every_run_ends_as_if_nobody_had_killed_it(tmp_
     if TRIALS >= 100:  # Else chance may have missed some of it.
         assert sum(kill["kind"] == "command" for kill in kills) >= 20
         phases = Counter(kill["phase"] for kill in kills)
-        assert len(phases) >= 6 and phases["step"] < len(kills), phases
-        assert {kill["checkpoint"] for kill in kills} >= {None, 40, 200, 320}
+        assert len(phases) >= 5 and phases["step"] < len(kills), phases
+        found = {kill["checkpoint"] for kill in kills}
+        assert None in found and len(found) >= 6, found  # Before the first one, and all over the run.

@@ -217,6 +217,7 @@ def worker_of(out: Path, rank: int) -> int:
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for the worker in /proc")
+@pytest.mark.slow
 def test_a_killed_process_and_ctrl_c_change_nothing(tmp_path: Path) -> None:
     tiny.preset(tmp_path, NET)
     undisturbed, disturbed = (started(tmp_path, name, "--json") for name in ("undisturbed", "disturbed"))

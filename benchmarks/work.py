@@ -15,6 +15,7 @@ from torch import nn
 
 from fromnoise.network.layers import Attention
 from fromnoise.network.unet import UNet
+from fromnoise.network.winograd import Conv3x3
 
 TRAINING_PASSES = 3
 
@@ -92,7 +93,7 @@ def main_convolutions(work: Work) -> list[Convolution]:
     shapes: Counter[tuple[int, int, int, int]] = Counter()
 
     def count(module: nn.Module, _: Any, out: torch.Tensor) -> None:
-        if type(module) is nn.Conv2d and module.kernel_size == (3, 3) and min(module.weight.shape[:2]) > 3:
+        if isinstance(module, Conv3x3):
             shapes[module.in_channels, module.out_channels, out.shape[2], out.shape[3]] += 1
 
     _watch(work, count)

@@ -1,10 +1,10 @@
-"""A packed network is the same function, bit for bit, and the network itself stays as it was."""
+"""A packed network is the same function, bit for bit where the kernels are, and the network itself stays as it was."""
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from fromnoise.network import packed
+from fromnoise.network import onednn, packed, winograd
 from fromnoise.network.packed import pack
 from fromnoise.network.unet import UNet
 
@@ -25,10 +25,29 @@ def inputs(batch: int, height: int, width: int) -> tuple[Tensor, Tensor]:
     return torch.randn(batch, 3, height, width, generator=generator), torch.arange(batch) * 300
 
 
+@pytest.fixture
+def plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No Winograd, which a packed network uses for smaller sizes than one whose weights change."""
+    monkeypatch.setattr(winograd, "suits", lambda *_: False)
+
+
 @torch.inference_mode()
+def test_the_same_network_for_every_size_in_turn() -> None:
+    """With the algorithms that it chooses for itself: Winograd's for some layers and sizes."""
+    network = UNet(3, 3, 64, 1, (8,), (1, 2), resolution=16).eval()
+    fast = pack(network)
+    for batch, height, width in ((2, 16, 16), (3, 16, 16), (2, 8, 24), (2, 16, 12), (2, 16, 16)):
+        x, t = inputs(batch, height, width)
+        torch.testing.assert_close(fast(x, t), network(x, t), rtol=1e-5, atol=1e-5)
+    chosen = {type(module._kernel) for module in fast.modules() if isinstance(module, packed._PackedConv)}
+    assert chosen == ({packed._Direct, packed._Fast} if torch.backends.mkl.is_available() else {packed._Direct})
+
+
+@torch.inference_mode()
+@pytest.mark.usefixtures("plain")
 def test_same_bits_for_every_size_in_turn(network: UNet) -> None:
     fast = pack(network)
-    assert any(isinstance(module, packed._PackedConv) for module in fast.modules()) == packed._works()
+    assert any(isinstance(module, packed._PackedConv) for module in fast.modules()) == onednn.works()
     for batch, height, width in ((2, 16, 16), (3, 16, 16), (2, 8, 24), (2, 16, 16)):
         x, t = inputs(batch, height, width)
         label = torch.arange(batch) % 3
@@ -36,6 +55,7 @@ def test_same_bits_for_every_size_in_turn(network: UNet) -> None:
         assert torch.equal(fast(x, t), network(x, t))
 
 
+@pytest.mark.usefixtures("plain")
 def test_the_network_itself_stays_and_trains_on(network: UNet) -> None:
     network.train()
     names = list(network.state_dict())
@@ -76,5 +96,6 @@ def test_without_the_operators_the_network_is_used_as_it_is(network: UNet, monke
     def missing(*_: object) -> Tensor:
         raise AttributeError("mkldnn_reorder_conv2d_weight")
 
-    monkeypatch.setattr(packed, "_reorder", missing)
+    monkeypatch.setattr(onednn, "reorder", missing)
+    monkeypatch.setattr(packed, "works", onednn.works.__wrapped__)  # What it found out before does not count.
     assert pack(network) is network

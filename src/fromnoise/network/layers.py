@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from fromnoise.network.dropout import CHANCES, kept
+from fromnoise.network.winograd import Conv3x3
 
 NORM_GROUPS = 32
 NORM_EPS = 1e-6  # The paper's TensorFlow default; PyTorch's own is 1e-5.
@@ -175,9 +176,9 @@ class Block(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, groups: int, dropout: float) -> None:
         super().__init__()
         self.norm_1 = SwishNorm(in_channels, groups)
-        self.conv_1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.conv_1 = Conv3x3(in_channels, out_channels)
         self.norm_2 = SwishNorm(out_channels, groups, dropout)
-        self.conv_2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.conv_2 = Conv3x3(out_channels, out_channels)
         self.shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
 
     def forward(self, x: Tensor, shift: Tensor) -> Tensor:

@@ -1,9 +1,7 @@
 """A network whose weights will not change any more, laid out for the processor it runs on.
 
-On a CPU, oneDNN wants the weights of a convolution in a blocked order that depends on its shapes, and eager PyTorch
-puts them in that order at every call: for the paper's network, 143 MB a call. Packed once, the same kernels give the
-same results. PyTorch's own compiler uses these operators; they are not part of its public interface, hence the trial
-run.
+On a CPU, convolutions keep their weights in the order that oneDNN wants (`onednn`), or as Winograd's algorithm wants
+them (`winograd`), and do not make either anew at every call.
 """
 
 import copy
@@ -12,7 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fromnoise.network import winograd
 from fromnoise.network.layers import Downsample
+from fromnoise.network.onednn import Form, convolve, reorder, works
 
 
 def pack(network: nn.Module) -> nn.Module:
@@ -23,10 +23,11 @@ def pack(network: nn.Module) -> nn.Module:
     call: pack again after training on.
     """
     weight = next(network.parameters(), None)
-    if weight is None or weight.device.type != "cpu" or weight.dtype != torch.float32 or not _works():
+    if weight is None or weight.device.type != "cpu" or weight.dtype != torch.float32 or not works():
         return network
     # Convolutions enter the copy packed, so their plain weights are not held a second time.
-    packed = {module: _PackedConv(module) for module in network.modules() if type(module) in {nn.Conv2d, Downsample}}
+    kinds = {nn.Conv2d, Downsample, winograd.Conv3x3}
+    packed = {module: _PackedConv(module) for module in network.modules() if type(module) in kinds}
     return copy.deepcopy(network, memo={id(conv): twin for conv, twin in packed.items()}).eval()
 
 
@@ -37,40 +38,49 @@ class _PackedConv(nn.Module):
         super().__init__()
         assert isinstance(conv, nn.Conv2d)
         self._bias = None if conv.bias is None else conv.bias.detach().clone()
-        self._stride, self._padding = list(conv.stride), [int(side) for side in conv.padding]
+        self._form = Form(stride=(conv.stride[0], conv.stride[1]), padding=(int(conv.padding[0]), int(conv.padding[1])))
         self._more = (0, 1, 0, 1) if isinstance(conv, Downsample) else (0, 0, 0, 0)
-        self._packed, self._shape = _reorder(conv.weight, self._padding, self._stride, None), torch.Size()
+        self._may_be_fast = isinstance(conv, winograd.Conv3x3)
+        self._kernel: _Direct | _Fast = _Direct(conv.weight, self._bias, self._form, None)
+        self._shape = torch.Size()
 
     def forward(self, x: Tensor) -> Tensor:
         if any(self._more):
             x = F.pad(x, self._more)
         if torch.is_grad_enabled() or x.dtype != torch.float32:  # For guidance, which differentiates for x.
-            weight = self._packed.to_dense().to(x.dtype)
-            return F.conv2d(x, weight, self._bias, self._stride, self._padding)
+            weight = self._kernel.weight().to(x.dtype)
+            return F.conv2d(x, weight, self._bias, self._form.stride, self._form.padding)
         if x.shape != self._shape:
-            self._packed = _reorder(self._packed.to_dense(), self._padding, self._stride, list(x.shape))
+            weight = self._kernel.weight()
+            if self._may_be_fast and winograd.suits(x, weight):
+                self._kernel = _Fast(weight, self._bias, list(x.shape))
+            else:
+                self._kernel = _Direct(weight, self._bias, self._form, list(x.shape))
             self._shape = x.shape
-        return _convolve(x, self._packed, self._bias, self._padding, self._stride)
+        return self._kernel(x)
 
 
-def _reorder(weight: Tensor, padding: list[int], stride: list[int], shape: list[int] | None) -> Tensor:
-    blocked = weight.detach().to_mkldnn()
-    return torch.ops.aten.mkldnn_reorder_conv2d_weight(blocked, padding, stride, [1, 1], 1, shape)
+class _Direct:
+    """A convolution as it is, for pictures of ``shape`` (B, C, H, W)."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, form: Form, shape: list[int] | None) -> None:
+        self._packed, self._bias, self._form = reorder(weight, form, shape), bias, form
+
+    def weight(self) -> Tensor:
+        return self._packed.to_dense()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return convolve(x, self._packed, self._bias, self._form)
 
 
-def _convolve(x: Tensor, packed: Tensor | None, bias: Tensor | None, padding: list[int], stride: list[int]) -> Tensor:
-    return torch.ops.mkldnn._convolution_pointwise(x, packed, bias, padding, stride, [1, 1], 1, "none", [], "")
+class _Fast:
+    """The same by Winograd's algorithm, with what it takes to have the weight back."""
 
+    def __init__(self, weight: Tensor, bias: Tensor | None, shape: list[int]) -> None:
+        self._packed, self._middle = winograd.Packed(weight, bias, shape[0], *shape[2:]), weight[..., 1].clone()
 
-def _works() -> bool:
-    """Whether this build of PyTorch has the operators and they agree with the public convolution."""
-    if not torch.backends.mkldnn.is_available():
-        return False
-    try:
-        with torch.inference_mode():
-            x = torch.linspace(-1, 1, 2 * 4 * 5 * 5).reshape(2, 4, 5, 5).to(memory_format=torch.channels_last)
-            weight = torch.linspace(-1, 1, 4 * 4 * 9).reshape(4, 4, 3, 3)
-            ours = _convolve(x, _reorder(weight, [1, 1], [1, 1], list(x.shape)), None, [1, 1], [1, 1])
-            return torch.allclose(ours, F.conv2d(x, weight, padding=1), atol=1e-5)
-    except (AttributeError, RuntimeError, NotImplementedError):
-        return False
+    def weight(self) -> Tensor:
+        return self._packed.weight(self._middle)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self._packed(x)

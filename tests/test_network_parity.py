@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fromnoise.errors import FromnoiseError
 from fromnoise.interop.diffusers_unet import diffusers_config, from_diffusers, to_diffusers
+from fromnoise.network import winograd
 from fromnoise.network.layers import timestep_embedding
 from fromnoise.network.unet import UNet
 
@@ -126,6 +127,21 @@ def test_same_function_and_gradients_in_float64(name: str) -> None:
 def test_same_function_and_gradients_in_float32(name: str) -> None:
     settings, size = SMALL[name]
     agree(full(settings), size, torch.float32, 1e-5)
+
+
+def test_same_function_and_gradients_with_half_of_the_multiplications(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Winograd's algorithm in every block whose width eight divides, wherever it would be worth it."""
+    used: list[int] = []
+    forward = winograd._Convolution.forward
+    monkeypatch.setattr(winograd, "_WORTH", winograd.Worth(pixels=0, channels=32))
+    monkeypatch.setattr(
+        winograd._Convolution,
+        "forward",
+        staticmethod(lambda ctx, x, *rest: used.append(x.shape[3]) or forward(ctx, x, *rest)),
+    )
+    settings, size = SMALL["the paper's, narrow"]
+    agree(full(settings), size, torch.float32, 1e-5)
+    assert set(used) == ({8, 16, 32} if torch.backends.mkl.is_available() else set())
 
 
 def test_the_page_s_model_in_float32_at_its_size() -> None:

@@ -13,11 +13,11 @@ pytestmark = pytest.mark.skipif(
 )
 
 SHAPES = {
-    "one tile and its neighbour a row": (70, 64, 64, 8, 8),
-    "an odd number of rows": (9, 64, 128, 37, 16),
-    "five tiles' pairs a row": (3, 128, 64, 36, 40),
+    "one tile and its neighbour a row": (70, 128, 128, 8, 8),
+    "an odd number of rows": (9, 128, 192, 37, 16),
+    "five tiles' pairs a row": (3, 192, 128, 36, 40),
     "wide channels": (5, 256, 256, 31, 32),
-    "one picture": (1, 64, 64, 64, 64),
+    "one picture": (1, 128, 128, 64, 64),
 }
 
 
@@ -91,7 +91,7 @@ def test_a_row_of_one_channel_is_toom_and_cook_s_product() -> None:
 
 def test_parts_of_a_batch_change_nothing_but_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
     """A picture does not depend on what goes through with it."""
-    conv, x, direction = layer(64, 64), pictures(3, 11, 64, 32, 32), pictures(4, 11, 64, 32, 32)
+    conv, x, direction = layer(128, 128), pictures(3, 11, 128, 32, 32), pictures(4, 11, 128, 32, 32)
     whole = results(conv, x, direction)
     monkeypatch.setattr(winograd, "_PART_NUMBERS", 1)
     assert max(apart(part, one) for part, one in zip(results(conv, x, direction), whole, strict=True)) < 2e-6
@@ -108,21 +108,20 @@ def test_packed_it_is_the_same_and_gives_the_weight_back() -> None:
         for x in (large, small, large, pictures(5, 2, 64, 6, 6)):  # Sizes in turn; the last is not for it.
             assert apart(fast(x), exact(x.double())) < 2e-6
             assert torch.equal(fast._kernel.weight(), conv.weight)
-        assert torch.equal(fast(large), conv(large))
 
 
 @pytest.mark.parametrize(
     ("x", "why"),
     [
-        (pictures(3, 16, 64, 16, 20), "a width that eight does not divide"),
-        (pictures(3, 1, 64, 16, 16), "too few pixels for weights that change"),
-        (pictures(3, 16, 64, 16, 16).double(), "float64"),
-        (pictures(3, 16, 32, 16, 16), "narrow: the work around the products is too much"),
-        (pictures(3, 16, 72, 16, 16), "channels that sixteen does not divide"),
+        (pictures(3, 16, 128, 16, 20), "a width that eight does not divide"),
+        (pictures(3, 1, 128, 16, 16), "too few pixels for weights that change"),
+        (pictures(3, 16, 128, 16, 16).double(), "float64"),
+        (pictures(3, 16, 64, 16, 16), "narrow: the work around the products is too much"),
+        (pictures(3, 16, 136, 16, 16), "channels that sixteen does not divide"),
     ],
 )
 def test_elsewhere_it_is_pytorch_s_own(x: Tensor, why: str) -> None:
-    conv = layer(x.shape[1], 64).to(x.dtype)
+    conv = layer(x.shape[1], 128).to(x.dtype)
     assert torch.equal(conv(x), F.conv2d(x, conv.weight, conv.bias, padding=1)), why
 
 
@@ -130,7 +129,7 @@ def test_elsewhere_it_is_pytorch_s_own(x: Tensor, why: str) -> None:
     "wanted", [(True, False, False), (False, True, False), (False, False, True), (False, True, True)]
 )
 def test_gradients_are_given_as_asked_for(wanted: tuple[bool, bool, bool]) -> None:
-    conv, x, direction = layer(64, 64), pictures(3, 16, 64, 16, 16), pictures(4, 16, 64, 16, 16)
+    conv, x, direction = layer(128, 128), pictures(3, 16, 128, 16, 16), pictures(4, 16, 128, 16, 16)
     x.requires_grad_()
     assert conv.bias is not None
     leaves = [leaf for leaf, asked in zip((x, conv.weight, conv.bias), wanted, strict=True) if asked]
@@ -143,20 +142,20 @@ def test_gradients_are_given_as_asked_for(wanted: tuple[bool, bool, bool]) -> No
 
 
 def test_autocast_casts_as_ever() -> None:
-    conv, x = layer(64, 64), pictures(3, 16, 64, 16, 16)
+    conv, x = layer(128, 128), pictures(3, 16, 128, 16, 16)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert conv(x).dtype == torch.bfloat16
 
 
 def test_without_the_operators_it_is_pytorch_s_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    conv, x = layer(64, 64), pictures(3, 16, 64, 16, 16)
-    assert suits(x, conv.weight)
+    conv, x = layer(128, 128), pictures(3, 16, 128, 16, 16)
+    assert suits(x, conv.weight, winograd._WORTH)
     monkeypatch.setattr(winograd, "works", lambda: False)
-    assert not suits(x, conv.weight)
+    assert not suits(x, conv.weight, winograd._WORTH)
     assert torch.equal(conv(x), F.conv2d(x, conv.weight, conv.bias, padding=1))
 
 
 def test_pictures_in_any_memory_layout() -> None:
-    conv, x, direction = layer(64, 64), pictures(3, 16, 64, 16, 16), pictures(4, 16, 64, 16, 16)
+    conv, x, direction = layer(128, 128), pictures(3, 16, 128, 16, 16), pictures(4, 16, 128, 16, 16)
     others = results(conv, x.contiguous(), direction.contiguous())
     assert max(apart(other, one) for other, one in zip(others, results(conv, x, direction), strict=True)) < 2e-6

@@ -52,7 +52,7 @@ class _PackedConv(nn.Module):
             return F.conv2d(x, weight, self._bias, self._form.stride, self._form.padding)
         if x.shape != self._shape:
             weight = self._kernel.weight()
-            if self._may_be_fast and winograd.suits(x, weight):
+            if self._may_be_fast and winograd.suits(x, weight, winograd.WORTH_PACKED):
                 self._kernel = _Fast(weight, self._bias, list(x.shape))
             else:
                 self._kernel = _Direct(weight, self._bias, self._form, list(x.shape))

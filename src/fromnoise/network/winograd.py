@@ -15,8 +15,8 @@ stay the innermost axis of memory, and nothing is ever copied into another order
    end.
 3. gather: Aᵀ makes four columns of six values.
 
-The gradients are the same backwards. That of wide layers' weights is left to the direct convolution, for there oneDNN's
-products of so many groups are too slow to gain anything.
+The gradient for the pictures is the same backwards, with the mirrored kernel. The gradient for the weights is
+left to the direct convolution: what it gains of it, one step in a hundred, is paid for in memory and rounding.
 
 The points 0, ±3/4, ±3/2, ∞ give an error of 1.6 times that of the direct sum in float32; the usual 0, ±1, ±2, ∞ give
 one of 2.2 times (256 channels, normal weights, swish of normal pictures).
@@ -43,39 +43,46 @@ _COLUMNS, _SPREAD = 2 * _OUTPUTS, 2 * _VALUES  # Two tiles are one product: of o
 _PART_NUMBERS = 6 << 18
 """How many numbers spread pictures and their products may be at once: more, and they leave the cache on their way."""
 
-_NARROW = 128
-"""Up to so many channels of the pictures, the gradient of the weights is worth it, too."""
-
-_ENOUGH_PIXELS, _ENOUGH_PIXELS_PACKED = 4096, 64
-"""From which pictures on it pays: the weights' share of the work is paid once a batch, or once and for all."""
-
 
 class Conv3x3(nn.Conv2d):
     """3×3 convolution of stride 1, padded by one all around. (B, C_in, H, W) -> (B, C_out, H, W).
 
-    On a CPU, in float32, where the sizes are worth it, by Winograd's algorithm; else PyTorch's.
+    On a CPU, in float32, by Winograd's algorithm where the sizes are worth it; else PyTorch's.
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels, 3, padding=1)
 
     def forward(self, input: Tensor) -> Tensor:
-        enough = input.shape[0] * input.shape[2] * input.shape[3] >= _ENOUGH_PIXELS
-        if suits(input, self.weight) and enough and not torch.is_autocast_enabled("cpu"):
+        if suits(input, self.weight, _WORTH) and not torch.is_autocast_enabled("cpu"):
             return _Convolution.apply(input, self.weight, self.bias)
         return super().forward(input)
 
 
-def suits(x: Tensor, weight: Tensor) -> bool:
-    """Whether the algorithm can be used for, and is worth, pictures ``x`` (B, C_in, H, W) and packed ``weight``."""
+class Worth(NamedTuple):
+    """From where on the algorithm is faster than the direct convolution."""
+
+    pixels: int
+    """Of all pictures together: the kernel's values are computed once for all of them."""
+    channels: float
+    """Harmonic mean of those before and behind: products go with both, the work around them with their sum."""
+
+
+_WORTH, WORTH_PACKED = Worth(pixels=4096, channels=128), Worth(pixels=0, channels=64)
+"""For weights that change, and for packed ones. Taken on a processor with 512-bit vectors, slow memory beside fast
+products; where products are slower, it would be worth it from fewer channels on."""
+
+
+def suits(x: Tensor, weight: Tensor, worth: Worth) -> bool:
+    """Whether the algorithm can be used for, and is ``worth``, pictures ``x`` (B, C_in, H, W) under ``weight``."""
     wide, deep, *_ = weight.shape
     return (
         x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and x.shape[3] % _COLUMNS == 0
-        and x.shape[2] * x.shape[3] >= _ENOUGH_PIXELS_PACKED
         and wide % 16 == deep % 16 == 0
-        and wide * deep >= 32 * (wide + deep)  # Products go with wide · deep, the work around them with the sum.
+        and 2 * wide * deep >= worth.channels * (wide + deep)
+        and x.shape[0] * x.shape[2] * x.shape[3] >= worth.pixels
         and not torch.compiler.is_compiling()
         and torch.backends.mkl.is_available()
         and works()
@@ -128,14 +135,10 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, weight = ctx.saved_tensors
         dy = grads[0].contiguous(memory_format=torch.channels_last)
-        wants_x, *wants = ctx.needs_input_grad
-        here = any(wants) and weight.shape[1] <= _NARROW
         dx = dw = db = None
-        if wants_x or here:
-            dx, dw = _gradients(x, dy, weight, wants_x, here)
-        if here:
-            db = dy.sum((0, 2, 3)) if ctx.biased else None
-        elif any(wants):
+        if ctx.needs_input_grad[0]:
+            dx = _gradient(dy, weight)
+        if any(ctx.needs_input_grad[1:]):
             _, dw, db = torch.ops.aten.convolution_backward(
                 dy, x, weight, [len(weight)], [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [False, True, ctx.biased]
             )
@@ -151,34 +154,28 @@ def _through(x: Tensor, channels: int, parts: "_Parts", products: Callable[[Tens
     return y
 
 
-def _gradients(x: Tensor, dy: Tensor, weight: Tensor, of_x: bool, of_weight: bool) -> tuple[Tensor | None, ...]:
-    """Of the pictures (B, C_in, H, W) and of the kernel, from that of the convolution: the same way backwards."""
-    pictures, gradients = x.permute(0, 2, 3, 1).contiguous(), dy.permute(0, 2, 3, 1).contiguous()
-    dx = _pictures_like(x, x.shape[1]) if of_x else None
-    points, form, total = _points(weight), _form(x.shape[3]), None
-    for part in _Parts.of(weight, x.shape[0], *x.shape[2:]):
-        after = _rows(gather_back(gradients[part]))
-        # For the gradient of the pictures, what comes before is asked for its shape alone.
-        before = _rows(spread(pictures[part])) if of_weight else _pictures_like(after, _VALUES * x.shape[1])
-        of_before, of_points, _ = torch.ops.aten.convolution_backward(
-            after,
-            before,
+def _gradient(dy: Tensor, weight: Tensor) -> Tensor:
+    """Of the pictures, (B, C_in, H, W), from that of the convolution (B, C_out, H, W): the same way backwards."""
+    gradients, dx = dy.permute(0, 2, 3, 1).contiguous(), _pictures_like(dy, weight.shape[1])
+    into, points, form = dx.permute(0, 2, 3, 1), _points(weight), _form(dy.shape[3])
+    for part in _Parts.of(weight, dy.shape[0], *dy.shape[2:]):
+        values = _rows(gather_back(gradients[part]))
+        like = _pictures_like(values, _VALUES * weight.shape[1])  # Asked for its shape alone.
+        products, _, _ = torch.ops.aten.convolution_backward(
+            values,
+            like,
             points,
             None,
-            form.stride,
+            [1, 1],
             form.padding,
             form.dilation,
             False,
             [0, 0],
-            form.groups,
-            [of_x, of_weight, False],
+            _VALUES,
+            [True, False, False],
         )
-        if dx is not None:
-            into = dx.permute(0, 2, 3, 1)[part]
-            spread_back(_tiles(of_before, into), into)
-        if of_weight:
-            total = of_points if total is None else total.add_(of_points)
-    return dx, None if total is None else _points_back(total, weight)
+        spread_back(_tiles(products, into[part]), into[part])
+    return dx
 
 
 def spread(x: Tensor) -> Tensor:
@@ -280,13 +277,6 @@ def _points(weight: Tensor) -> Tensor:
     wide, deep, *_ = weight.shape
     columns = weight.permute(3, 0, 2, 1).reshape(3, -1)  # MKL is slow where the three columns lie innermost.
     return torch.mm(_matrices().kernel, columns).view(_VALUES * wide, 1, 3, deep).permute(0, 3, 1, 2)
-
-
-def _points_back(gradient: Tensor, weight: Tensor) -> Tensor:
-    """Gᵀ, the transpose of `_points`: the gradient of the kernel ``weight`` from that of its values."""
-    wide, deep, *_ = weight.shape
-    values = gradient.permute(0, 2, 3, 1).reshape(_VALUES, -1)
-    return torch.mm(_matrices().kernel.t(), values).view(3, wide, 3, deep).permute(1, 3, 2, 0).contiguous()
 
 
 def _values_of(bias: Tensor | None) -> Tensor | None:

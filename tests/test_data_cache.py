@@ -604,6 +604,23 @@ def test_what_another_added_meanwhile_is_neither_lost_nor_decoded_again(cache: C
     taken(cache, numbered(100), 0)
 
 
+def test_what_another_added_before_the_lock_was_taken_stays(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A catalogue that grew old between its reading and the lock is not written back over the new one."""
+    taken(cache, numbered(10))
+    real, added = album_module.locked_if_free, []
+
+    def later(path: Path) -> Any:
+        if not added:
+            added.append(path)
+            taken(cache, numbered(15), 5)
+        return real(path)
+
+    monkeypatch.setattr(album_module, "locked_if_free", later)
+    taken(cache, numbered(10), 0)
+    assert added == [only(cache, ".lock")]
+    taken(cache, numbered(15), 0)
+
+
 def test_the_lock_of_what_was_removed_meanwhile_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever waited on the file of a removed album must not go in beside the one who holds the new file."""
     path, real, removed = tmp_path / "a.lock", fcntl.flock, []

@@ -85,7 +85,9 @@ class Album:
             return self._checked(catalogue, alone=True)
         try:
             with locked_if_free(self.lock) as alone:
-                return self._checked(catalogue, alone)
+                # Since it was read, another may have added pictures: it still tells what it names from damage, but is
+                # no measure of the file, and must not be written back.
+                return self._checked(catalogue, alone and catalogue.same(self.catalogue()))
         except OSError:  # nothing can be written here, not even a lock
             return self._checked(catalogue, alone=False)
 

@@ -46,6 +46,15 @@ class Catalogue:
         # Half of an identity is enough to search by, not to be sure; whoever shares only that half is decoded anew.
         return np.where((self.identities[found] == wanted).all(axis=1), found, -1)
 
+    def same(self, other: "Catalogue | None") -> bool:
+        """Whether ``other`` names the same pictures of the same state of the file."""
+        return (
+            other is not None
+            and self.modified == other.modified
+            and np.array_equal(self.identities, other.identities)
+            and np.array_equal(self.digests, other.digests)
+        )
+
     def to_bytes(self, kind: Mapping[str, Any]) -> bytes:
         """The file for pictures of this ``kind``, plain values."""
         head = json.dumps({"kind": kind, "count": len(self), "modified": self.modified}).encode() + b"\n"

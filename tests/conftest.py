@@ -1,7 +1,9 @@
 """What holds for every test: no network, no screen, the same random numbers in any order, one thread a worker."""
 
+import gc
 import os
 import tempfile
+from collections.abc import Iterator
 
 UNDER_XDIST = "PYTEST_XDIST_WORKER" in os.environ
 
@@ -30,3 +32,11 @@ if UNDER_XDIST:
 def _same_random_numbers() -> None:
     """A test draws the same numbers alone, in the suite, and on whichever worker it lands."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def undisturbed() -> Iterator[None]:
+    """For tests that send themselves Ctrl-C: no callback of the garbage collector (hypothesis has one) swallows it."""
+    gc.disable()
+    yield
+    gc.enable()

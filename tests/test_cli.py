@@ -718,6 +718,7 @@ def test_a_pipe_that_is_closed_early_is_no_fault(tmp_path: Path, trained: Path) 
     assert (tmp_path / "s.png").exists()
 
 
+@pytest.mark.usefixtures("undisturbed")
 def test_ctrl_c_while_sampling_writes_nothing(
     say: Say, tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -333,6 +333,7 @@ def test_data_that_is_gone_or_holds_no_pictures(say: Say, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("moment", ["sampling", "plotting"])
+@pytest.mark.usefixtures("undisturbed")
 def test_ctrl_c_leaves_nothing_half_written(
     say: Say, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:

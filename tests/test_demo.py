@@ -73,6 +73,7 @@ def test_one_object_for_machines_and_pictures_for_people(tmp_path: Path, capsys:
 
 
 @pytest.mark.parametrize("moment", ["train", "sample"])
+@pytest.mark.usefixtures("undisturbed")
 def test_ctrl_c_saves_says_how_to_go_on_and_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], moment: str
 ) -> None:

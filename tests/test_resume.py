@@ -212,6 +212,7 @@ def test_killed_outright_while_it_saves_at_every_step(tmp_path: Path, straight: 
     assert all(path.name.isdigit() for path in (out / "checkpoints").iterdir())
 
 
+@pytest.mark.usefixtures("undisturbed")
 def test_a_second_signal_ends_at_once_and_the_handlers_are_put_back() -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with stopping() as stop:

@@ -455,6 +455,7 @@ def test_a_time_limit_that_is_not_reached_changes_nothing(tmp_path: Path, capsys
     assert threading.active_count() == before
 
 
+@pytest.mark.usefixtures("undisturbed")
 def test_a_signal_after_the_time_limit_does_not_cut_off_the_saving() -> None:
     """A queue sends one soon after; only the second says that nothing matters any more."""
     with stopping((time.time() - 1, "1s")) as stop:

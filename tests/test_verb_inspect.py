@@ -285,6 +285,7 @@ class Stopped(Source):
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.004], ids=["by copies of the process", "by threads"])
+@pytest.mark.usefixtures("undisturbed")
 def test_130_for_ctrl_c_and_nothing_is_left(
     seconds: float, say: Say, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -251,6 +251,7 @@ def test_unreadable_pictures_are_counted(say: Say, trained: Path, tmp_path: Path
     assert "1 pictures of" in out and "±" not in out, "one picture has no standard error"
 
 
+@pytest.mark.usefixtures("undisturbed")
 def test_ctrl_c_leaves_no_results(say: Say, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def pressed(*_: Any, **__: Any) -> Any:
         os.kill(os.getpid(), signal.SIGINT)

@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from fromnoise.errors import Lost
+from fromnoise.errors import FromnoiseError, Lost
 from fromnoise.train.team import Team
 
 _PATIENCE = timedelta(days=1)  # The others wait while one decodes all pictures; who has died is noticed at once.
@@ -126,14 +126,25 @@ def together(device: torch.device) -> Iterator[Together]:
         else:
             dist.init_process_group("gloo", timeout=_PATIENCE)
         team = Together(device, int(os.environ.get("LOCAL_RANK", os.environ["RANK"])))
-        yield team
+        try:
+            yield team
+        except Lost:
+            raise
+        except FromnoiseError:  # What all refuse, or one of them: either way nothing of its own is under way.
+            _part()
+            raise
         team.wait()  # Who leaves first takes nothing with it that others still need.
-        gc.collect()  # What DDP has left: its threads must be gone before Python ends.
-        dist.destroy_process_group()
+        _part()
     except RuntimeError as error:
         if isinstance(error, dist.DistError) or any(word in str(error).lower() for word in _GONE):
             raise Lost("another process of this training is gone; from the last checkpoint all can go on") from error
         raise
+
+
+def _part() -> None:
+    """Leave the group, and what DDP has left as well: a thread that outlives Python is a crash at its end."""
+    gc.collect()
+    dist.destroy_process_group()
 
 
 def _in_pieces(network: nn.Module) -> bool:

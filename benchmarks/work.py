@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fromnoise.network.layers import Attention
+from fromnoise.network.attention import Attention
 from fromnoise.network.unet import UNet
 from fromnoise.network.winograd import Conv3x3
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from fromnoise.network.dropout import CHANCES, MOST, dropout_seeds, kept, thresholds
 from fromnoise.network.layers import SwishNorm, norm_groups
 
 
@@ -53,3 +54,28 @@ def test_same_seed_same_mask_and_off_in_evaluation() -> None:
     torch.testing.assert_close(norm(x), F.silu(F.group_norm(x, 32, eps=norm.eps)))
     with pytest.raises(ValueError, match="dropout = 1"):
         SwishNorm(32, norm_groups(32), 1.0)
+
+
+@pytest.mark.parametrize("dropped", [0, 1, 255, 256, 6554, 32768, MOST])
+def test_every_place_has_the_rate_to_the_last_digit(dropped: int) -> None:
+    """Over all shifts and all bytes, each of the 256 places is dropped ``dropped`` times in 65536; over places too."""
+    limits = thresholds(dropped, torch.arange(256)[:, None]).long() + 128  # So many of 256 bytes are below.
+    assert limits.min() >= 0 and limits.max() <= 255
+    assert limits.sum(dim=0).tolist() == [dropped] * 256
+    assert limits.sum(dim=1).tolist() == [dropped] * 256
+    assert CHANCES == 256 * 256
+
+
+def test_the_shift_is_drawn_anew_for_every_picture_and_layer() -> None:
+    """At a rate below one in 256, a byte is dropped at some places only: those differ from picture to picture."""
+    x = torch.zeros(64, 256, 32, 32).to(memory_format=torch.channels_last)
+    with dropout_seeds(range(64)):
+        dropped = kept(x, 128, place=0) == 0
+        again, other = kept(x, 128, place=0) == 0, kept(x, 128, place=1) == 0
+    assert torch.equal(dropped, again) and not torch.equal(dropped, other)
+    # Channels lie innermost, 256 of them: a channel is a place.
+    places = dropped.any(dim=3).any(dim=2)
+    assert 110 < places.sum(dim=1).float().mean() <= 128, "half of the places, of which nearly all are seen dropped"
+    assert len({tuple(row.tolist()) for row in places}) > 40
+    rate, count = dropped.double().mean().item(), dropped.numel()
+    assert abs(rate - 128 / 65536) < 5 * (128 / 65536 / count) ** 0.5

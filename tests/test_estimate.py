@@ -29,7 +29,7 @@ from fromnoise.cli import main
 from fromnoise.config import Config, build_network, parse, preset
 from fromnoise.errors import FromnoiseError, WrongUse
 from fromnoise.memory import available_memory, is_shortage, peak_resident
-from fromnoise.network.layers import Attention
+from fromnoise.network.attention import Attention
 from fromnoise.schema import merge
 from fromnoise.task import estimate as task
 from fromnoise.task.estimate_count import count, count_network

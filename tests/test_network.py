@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.autograd import gradcheck
 
 from fromnoise.interop.diffusers_unet import to_diffusers
-from fromnoise.network.layers import Attention, Downsample, SwishNorm, Upsample, norm_groups, timestep_embedding
+from fromnoise.network.attention import Attention
+from fromnoise.network.layers import Downsample, SwishNorm, Upsample, norm_groups, timestep_embedding
 from fromnoise.network.unet import UNet
 
 SETTINGS = {

@@ -13,10 +13,14 @@ import torch
 from torch import Tensor
 
 CHANCES = 2**16
-"""The rate of dropout is a multiple of one in so many, so that one random number of 64 bits decides for four values."""
+"""The rate of dropout is a multiple of one in so many."""
+
+MOST = CHANCES - 256
+"""So many of them at most can be dropped."""
 
 _MIX = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio: neighbouring layers get seeds that have nothing in common
 _WORD = 2**64 - 1
+_PLACES = torch.arange(256) * 75 & 255  # The first K of them are spread evenly: no gap is twice 256 / K.
 
 _seeds: ContextVar[tuple[int, ...] | None] = ContextVar("dropout seeds", default=None)
 
@@ -34,12 +38,13 @@ def dropout_seeds(seeds: Sequence[int]) -> Iterator[None]:
 def kept(x: Tensor, dropped: int, place: int) -> Tensor:
     """Bytes 0 and 1 in the shape and memory layout of ``x`` (B, C, H, W): 0 with probability ``dropped`` / 65536.
 
-    ``place`` tells the layers of a network apart. PyTorch's own dropout draws one number a value, which is a tenth of
-    a training step on a CPU. Raises ``ValueError`` if seeds are set, and not one a picture.
+    ``place`` tells the layers of a network apart. A random number of 64 bits decides for eight values. PyTorch's own
+    dropout draws one a value, which is a tenth of a training step on a CPU. Raises ``ValueError`` if seeds are set, and
+    not one a picture.
     """
     n, c, h, w = x.shape
-    seeds, each = _seeds.get(), -(-c * h * w // 4)
-    bits = torch.empty(n, each, dtype=torch.int64)
+    seeds, blocks = _seeds.get(), -(-c * h * w // 256)
+    bits = torch.empty(n, 32 * blocks + 1, dtype=torch.int64)
     if seeds is None:
         bits.random_(-(2**63), None)
     elif len(seeds) != n:
@@ -48,10 +53,23 @@ def kept(x: Tensor, dropped: int, place: int) -> Tensor:
         source = torch.Generator()
         for row, seed in zip(bits, seeds, strict=True):
             row.random_(-(2**63), None, generator=source.manual_seed(_mixed(seed, place)))
-    keep = (bits.view(torch.int16) >= dropped - CHANCES // 2).view(torch.uint8)[:, : c * h * w]
+    limits = thresholds(dropped, bits[:, -1:] & 255)
+    keep = bits.view(torch.int8)[:, :-8].view(n, blocks, 256) >= limits[:, None]
+    keep = keep.view(torch.uint8).view(n, -1)[:, : c * h * w]
     if x.is_contiguous():
         return keep.reshape(x.shape)
     return keep.reshape(n, h, w, c).permute(0, 3, 1, 2)
+
+
+def thresholds(dropped: int, shift: Tensor) -> Tensor:
+    """(B, 256), int8: a value is dropped if its random byte, −128 to 127, is less than the threshold of its place.
+
+    A byte alone decides in steps of 1/256. What is missing to ``dropped`` / 65536 is made up by a threshold one higher
+    at some of 256 places. Which those are depends on ``shift`` (B, 1), 0 to 255, the same for a whole picture in a
+    layer: over the shifts every place has the rate to the last digit, and for any shift the 256 have it together.
+    """
+    whole, rest = divmod(dropped, 256)
+    return (((_PLACES + shift) & 255 < rest) + (whole - 128)).to(torch.int8)
 
 
 def _mixed(seed: int, place: int) -> int:

@@ -1,11 +1,10 @@
 """The parts of the paper's network: each is exact, and each is fast where eager PyTorch is not.
 
-Three identities carry the speed; none changes a result by more than float rounding:
+Two identities carry the speed; neither changes a result by more than float rounding:
 
 * swish(norm(x)) keeps only ``x`` for the backward pass and computes the rest again: two tensors of activations less.
 * nearest-neighbour up-sampling followed by a 3x3 convolution is one transposed convolution with a 4x4 kernel and
   stride 2, whose kernel is the 3x3 kernel convolved with a 2x2 box: 4/9 of the multiplications.
-* a 1x1 convolution in channels-last memory is a matrix product over tokens, so attention needs no reshaping copies.
 
 Pictures travel in channels-last memory throughout.
 """
@@ -18,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from fromnoise.network.dropout import CHANCES, kept
+from fromnoise.network.dropout import CHANCES, MOST, kept
 from fromnoise.network.winograd import Conv3x3
 
 NORM_GROUPS = 32
@@ -61,7 +60,7 @@ class _SwishNorm(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, weight, bias, keep, mean, rstd = ctx.saved_tensors
         n, c, h, w = x.shape
-        y = _normed(x, weight, bias, mean, rstd)
+        y = normed(x, weight, bias, mean, rstd)
         # The kernel takes both in one memory layout, and a gradient may come in the other. It overwrites y: on a CPU,
         # memory that was touched a moment ago costs less than new memory.
         layout = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
@@ -74,7 +73,7 @@ class _SwishNorm(torch.autograd.Function):
         return dx, dw, db, None, None, None, None
 
 
-def _normed(x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, rstd: Tensor) -> Tensor:
+def normed(x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, rstd: Tensor) -> Tensor:
     """The group norm of ``x`` (B, C, H, W) whose statistics (B, groups) are known: one multiplication and one sum."""
     n, c, groups = x.shape[0], x.shape[1], mean.shape[1]
     scale = (rstd[:, :, None] * weight.view(groups, -1)).view(n, c)
@@ -85,8 +84,8 @@ def _normed(x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, rstd: Tensor)
 class SwishNorm(nn.GroupNorm):
     """x * sigmoid(x) of the group-normalised input, then dropout. (B, C, H, W) -> the same shape.
 
-    On a CPU the rate of dropout is a multiple of 1/65536, so that one random number decides for four values; what
-    is kept is scaled by the exact inverse. PyTorch's own draws one by one, which is a tenth of a training step.
+    On a CPU the rate of dropout is a multiple of 1/65536 (`dropout.kept`), and what is kept is scaled by the exact
+    inverse.
     """
 
     def __init__(self, channels: int, groups: int, dropout: float = 0.0) -> None:
@@ -96,7 +95,7 @@ class SwishNorm(nn.GroupNorm):
         self.dropout, self.place = dropout, 0  # The network numbers its layers.
 
     def forward(self, input: Tensor) -> Tensor:
-        dropped = min(round(self.dropout * CHANCES), CHANCES - 1) if self.training else 0
+        dropped = min(round(self.dropout * CHANCES), MOST) if self.training else 0
         if input.device.type != "cpu" or input.dtype != self.weight.dtype:
             return F.dropout(F.silu(super().forward(input)), self.dropout, self.training)
         if not (input.is_contiguous() or input.is_contiguous(memory_format=torch.channels_last)):
@@ -145,26 +144,6 @@ class Downsample(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         return super().forward(F.pad(input, (0, 1, 0, 1)))
-
-
-class Attention(nn.Module):
-    """One head of self-attention over all pixels with a residual. (B, C, H, W) -> the same shape.
-
-    q, k and v are one 1×1 convolution; the scale is C^−½. Source: Ho et al. 2020, appendix B.
-    """
-
-    def __init__(self, channels: int, groups: int) -> None:
-        super().__init__()
-        self.norm = nn.GroupNorm(groups, channels, eps=NORM_EPS)
-        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
-        self.out = nn.Conv2d(channels, channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        b, c, h, w = x.shape
-        tokens = self.qkv(self.norm(x)).permute(0, 2, 3, 1).reshape(b, 1, h * w, 3 * c)
-        q, k, v = tokens.chunk(3, dim=-1)
-        y = F.scaled_dot_product_attention(q, k, v)
-        return self.out(y.reshape(b, h, w, c).permute(0, 3, 1, 2)).add_(x)
 
 
 class Block(nn.Module):

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from fromnoise.network.layers import Attention, Block, Downsample, SwishNorm, Upsample, norm_groups, timestep_embedding
+from fromnoise.network.attention import Attention
+from fromnoise.network.layers import Block, Downsample, SwishNorm, Upsample, norm_groups, timestep_embedding
 from fromnoise.network.values import Values
 
 _NEARLY_ZERO = 1e-10  # The scale the paper's code gives to layers that should start at zero.

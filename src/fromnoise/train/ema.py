@@ -9,6 +9,8 @@ import copy
 import torch
 from torch import nn
 
+from fromnoise.train.weights import Listed
+
 
 class Ema:
     """Holds ``network``, the averaged copy, ready for inference.
@@ -20,6 +22,7 @@ class Ema:
     def __init__(self, network: nn.Module, *, decay: float = 0.9999, ramp: float = 0.0) -> None:
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
         self.decay, self.ramp, self.updates = decay, ramp, 0
+        self._listed = Listed()
 
     def decay_now(self) -> float:
         """The decay of the next update; 0 for the first."""
@@ -30,8 +33,10 @@ class Ema:
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
         """Move the average towards the weights of ``network``; buffers are copied."""
-        ours, theirs = [p.data for p in self.network.parameters()], [p.data for p in network.parameters()]
-        torch._foreach_lerp_(ours, theirs, 1 - self.decay_now())
-        for mine, other in zip(self.network.buffers(), network.buffers(), strict=True):
+        ours, theirs = self._listed(self.network), self._listed(network)
+        torch._foreach_lerp_(
+            [p.data for p in ours.parameters], [p.data for p in theirs.parameters], 1 - self.decay_now()
+        )
+        for mine, other in zip(ours.buffers, theirs.buffers, strict=True):
             mine.copy_(other)
         self.updates += 1

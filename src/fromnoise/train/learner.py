@@ -15,6 +15,7 @@ from fromnoise.train.scale import LossScale
 from fromnoise.train.settings import TrainSettings
 from fromnoise.train.shell import filled, shell
 from fromnoise.train.team import Alone, Team
+from fromnoise.train.weights import Listed
 
 _LOSSES, _COUNTS = "history.losses", "history.counts"
 _SLOWER = 0.5  # The share of its step size that a run keeps every time it has gone back.
@@ -32,6 +33,7 @@ class Learner:
         self.network, self.settings, self.step, self.team = network, settings, 0, team or Alone()
         self.history: History | None = None
         self.rollbacks: list[str] = []
+        self._listed = Listed()
         self.ema = Ema(network, decay=settings.ema_decay, ramp=settings.ema_ramp)
         self._shell = None
         if settings.shard and self.team.size > 1:
@@ -48,6 +50,11 @@ class Learner:
     def images(self) -> int:
         """Pictures seen so far."""
         return self.step * self.settings.batch_size
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """Of the network."""
+        return self._listed(self.network).parameters
 
     def rate(self, total: int) -> float:
         """The step size of the next step of ``total``: a line up from 0 over the warm-up, then as [train.rate] says."""
@@ -135,5 +142,5 @@ class Learner:
             vars(self.optimizer).update(grad_scale=divisor, found_inf=left_out)
             self.optimizer.step()
         elif not left_out:
-            torch._foreach_div_([p.grad for p in self.network.parameters() if p.grad is not None], divisor)
+            torch._foreach_div_([p.grad for p in self.parameters if p.grad is not None], divisor)
             self.optimizer.step()

@@ -89,7 +89,7 @@ class _Parts:
         """Leaves the gradients of the whole step; its loss, and the times and losses of its pictures."""
         learner, accumulate = self.learner, self.learner.settings.accumulate
         learner.optimizer.zero_grad()
-        device = next(learner.network.parameters()).device
+        device = learner.parameters[0].device
         share, values, done = len(batch.images) // accumulate, [], []
         spread = self.objective.times.spread(batch.u)
         u = spread[batch.first :]
@@ -133,7 +133,7 @@ class _Parts:
 def update(learner: Learner, loss: Tensor, lr: float) -> tuple[Tensor, Tensor]:
     """The optimizer's step, unless the guard leaves it out; the norm of the gradient, and whether it was left out."""
     scale, limit = learner.scale, learner.settings.clip
-    gradients = [p.grad for p in learner.network.parameters() if p.grad is not None]
+    gradients = [p.grad for p in learner.parameters if p.grad is not None]
     grad_norm = learner.team.full(torch.nn.utils.get_total_norm(gradients)) / scale.value
     left_out = learner.guard.judge(loss, grad_norm, excused=scale.excused())
     # Clipping to a norm is dividing by norm / limit, where that is above 1; the scale goes in the same pass.

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fromnoise.train.posthoc import TRACKED, beta, gamma_of
+from fromnoise.train.weights import Listed
 
 
 class PowerEma:
@@ -25,15 +26,17 @@ class PowerEma:
     def __init__(self, network: nn.Module, widths: Sequence[float] = TRACKED) -> None:
         self._gammas = {float(width): gamma_of(width) for width in widths}
         self.networks = {width: copy.deepcopy(network).eval().requires_grad_(False) for width in self._gammas}
+        self._listed = Listed()
 
     @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:
         """Take the weights after optimizer step ``step``, counted from 1, into every average; buffers are copied."""
-        theirs = [p.data for p in network.parameters()]
+        theirs = self._listed(network)
+        numbers = [p.data for p in theirs.parameters]
         for width, averaged in self.networks.items():
-            ours = [p.data for p in averaged.parameters()]
-            torch._foreach_lerp_(ours, theirs, 1 - beta(step, self._gammas[width]))
-            for mine, other in zip(averaged.buffers(), network.buffers(), strict=True):
+            ours = self._listed(averaged)
+            torch._foreach_lerp_([p.data for p in ours.parameters], numbers, 1 - beta(step, self._gammas[width]))
+            for mine, other in zip(ours.buffers, theirs.buffers, strict=True):
                 mine.copy_(other)
 
     def tensors(self) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ import sys
 from dataclasses import replace
 
 from benchmarks import report
-from benchmarks.measure import QUICK, TASKS, Plan, measure, works
+from benchmarks.measure import LARGE, QUICK, TASKS, Plan, measure, works
 
 
 def main() -> int:
@@ -17,7 +17,9 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="a list of {name, ours, peer, ratio, unit, …} on stdout")
     parser.add_argument("--quick", action="store_true", help="a small network, one round: does it run at all?")
     parser.add_argument("--channels", type=int, nargs="+", default=[64, 128], help="base channels (default: 64 128)")
-    parser.add_argument("--batch", type=int, help="pictures in a batch (default: 16 on a CPU, 128 on a GPU)")
+    parser.add_argument(
+        "--batch", type=int, help=f"pictures in a batch (default: 16 on a CPU, and {LARGE} in training; 128 on a GPU)"
+    )
     parser.add_argument("--rounds", type=int, default=5, help="turns of each side; the median counts (default: 5)")
     parser.add_argument(
         "--seconds", type=float, default=2.0, help="least length of a turn, run twice, the second timed (default: 2)"
@@ -37,6 +39,7 @@ def main() -> int:
     if not options.quick:
         plan = Plan(
             works=works(options.channels, options.compile, options.dropout, options.batch),
+            large=None if options.batch else works([64], False, options.dropout, LARGE)[0],
             tasks=tuple(options.tasks),
             device=options.device,
             rounds=options.rounds,

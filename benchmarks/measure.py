@@ -35,6 +35,8 @@ class Plan:
     """What to measure. ``works`` are the fields of :class:`benchmarks.work.Work`; a device "auto" is settled first."""
 
     works: tuple[dict[str, Any], ...]
+    large: dict[str, Any] | None = None
+    """A work for training on a CPU alone: a batch whose activations weigh more than the weights."""
     tasks: tuple[str, ...] = TASKS
     device: str = "auto"
     rounds: int = 5
@@ -80,7 +82,7 @@ def measure(plan: Plan) -> Iterator[list[Row]]:
     has_peer = importlib.util.find_spec("diffusers") is not None
     with Process() as convolutions, TemporaryDirectory(prefix="fromnoise-bench-") as folder:
         about = convolutions("about", device=plan.device)
-        batch = 128 if about["device"] == "cuda" else 16
+        batch = _usual_batch(about["device"])
         common = {
             "device": about["name"],
             "precision": "bfloat16 autocast" if about["device"] == "cuda" else "float32",
@@ -88,7 +90,10 @@ def measure(plan: Plan) -> Iterator[list[Row]]:
             "torch": about["torch"],
             "date": date.today().isoformat(),
         }
-        for fields in plan.works:
+        tasks = [(fields, plan.tasks) for fields in plan.works]
+        if plan.large is not None and about["device"] == "cpu" and "train" in plan.tasks:
+            tasks.append((plan.large, ("train",)))
+        for fields, wanted in tasks:
             work = {"batch": batch, **fields, "device": about["device"]}
             weights = {OURS: f"{folder}/ours.safetensors", PEER: f"{folder}/peer.safetensors"}
             flops = convolutions("prepare", work=work, ours=weights[OURS], peer=weights[PEER])
@@ -97,7 +102,7 @@ def measure(plan: Plan) -> Iterator[list[Row]]:
                 sides[PEER] = weights[PEER]
                 if plan.tuned and about["device"] == "cpu":
                     sides[PEER_TUNED] = weights[PEER]
-            for task in plan.tasks:
+            for task in wanted:
                 taking_part = {**sides, **({AGAIN: weights[OURS]} if task == "train" and plan.tuned else {})}
                 found = _turns(plan, task, work, taking_part, Path(folder), convolutions)
                 rows = _rows(task, work, found, flops[task] / 1e9)
@@ -172,7 +177,13 @@ def _rows(task: str, work: dict[str, Any], found: _Found, gflop: float) -> Itera
 
 
 def _name(task: str, work: dict[str, Any]) -> str:
-    return f"{task}/{work['channels']}ch" + (", compiled" if work.get("compiled") else "")
+    usual = _usual_batch(work.get("device", "cpu"))
+    batch = f", batch {work['batch']}" if work.get("batch", usual) != usual else ""
+    return f"{task}/{work['channels']}ch{batch}" + (", compiled" if work.get("compiled") else "")
+
+
+def _usual_batch(device: str) -> int:
+    return 128 if device == "cuda" else 16
 
 
 def _pair(ours: float | None, peer: float | None, unit: str | None = None) -> dict[str, Any]:
@@ -199,6 +210,9 @@ def works(channels: list[int], compiled: bool, dropout: float, batch: int | None
     same = {"dropout": dropout, **({} if batch is None else {"batch": batch})}
     return tuple({"channels": c, "compiled": k, **same} for c, k in itertools.product(channels, kinds))
 
+
+LARGE = 64
+"""Pictures of the large batch: four times the usual."""
 
 QUICK = Plan(
     works=({"channels": 32, "channel_mult": (1, 2), "num_res_blocks": 1, "side": 16, "batch": 2},),

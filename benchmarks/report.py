@@ -11,7 +11,7 @@ def conditions(row: dict[str, Any]) -> str:
     """The line above the table: what all rows were measured on."""
     return (
         f"{row['device']}, {row['threads']} CPU threads, PyTorch {row['torch']}, {row['precision']}, {row['date']}; "
-        f"batch {row['batch']}; peer: diffusers' UNet2DModel as the paper's network, same weights"
+        f"batch {row['batch']} if not said otherwise; peer: diffusers' UNet2DModel as the paper's network, same weights"
     )
 
 

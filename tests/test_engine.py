@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fromnoise.codec import Pixels
 from fromnoise.config import build_denoiser, build_network
 from fromnoise.errors import WrongUse
-from fromnoise.network import UNet
+from fromnoise.network import UNet, recompute
 from fromnoise.network.dropout import dropout_seeds
 from fromnoise.task.precision import computing, pays_to_compile
 from fromnoise.task.train import train_run
@@ -206,6 +206,31 @@ def test_activations_computed_again_give_the_same_bits() -> None:
     for (name, ours), theirs in zip(again.named_parameters(), plain.parameters(), strict=True):
         assert ours.grad is not None and theirs.grad is not None
         assert torch.equal(ours.grad, theirs.grad), name
+
+
+def test_a_batch_that_is_computed_again_in_parts_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten pictures, four at a time: 4, 4 and 2, with every picture's own dropout."""
+    monkeypatch.setattr(recompute, "_PIXELS", 4 * 16 * 16)
+    calls: list[int] = []
+    real = recompute.checkpoint
+
+    def counted(function: Any, *inputs: Any, **how: Any) -> Any:
+        calls.append(len(inputs[-1]))
+        return real(function, *inputs, **how)
+
+    monkeypatch.setattr(recompute, "checkpoint", counted)
+    plain, again = unet(), unet()
+    again.recompute = True
+    x, t, seeds = torch.randn(10, 3, 16, 16), torch.arange(10.0), range(10)
+    found = []
+    for network in (plain, again):
+        pictures = x.clone().requires_grad_()
+        with dropout_seeds(seeds):
+            y = network(pictures, t)
+            found.append([y.detach(), *torch.autograd.grad(y.square().sum(), [pictures, *network.parameters()])])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5 * max(1.0, one.abs().max().item()))
+    assert calls[:6] == [4, 4, 2] * 2, "at lower levels too"
 
 
 def test_activations_computed_again_are_not_remembered() -> None:

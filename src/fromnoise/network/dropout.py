@@ -35,6 +35,17 @@ def dropout_seeds(seeds: Sequence[int]) -> Iterator[None]:
         _seeds.reset(token)
 
 
+@contextmanager
+def only(pictures: slice) -> Iterator[None]:
+    """In here, the batch is those ``pictures`` of it alone."""
+    seeds = _seeds.get()
+    if seeds is None:
+        yield
+        return
+    with dropout_seeds(seeds[pictures]):
+        yield
+
+
 def kept(x: Tensor, dropped: int, place: int) -> Tensor:
     """Bytes 0 and 1 in the shape and memory layout of ``x`` (B, C, H, W): 0 with probability ``dropped`` / 65536.
 

@@ -1,15 +1,15 @@
 """The U-Net of the paper (Ho, Jain, Abbeel 2020, arXiv 2006.11239, section 4 and appendix B)."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+import functools
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from fromnoise.network.attention import Attention
 from fromnoise.network.layers import Block, Downsample, SwishNorm, Upsample, norm_groups, timestep_embedding
+from fromnoise.network.recompute import again, at_once
 from fromnoise.network.values import Values
 
 _NEARLY_ZERO = 1e-10  # The scale the paper's code gives to layers that should start at zero.
@@ -32,8 +32,7 @@ class UNet(nn.Module):
     the network itself takes any size its levels divide.
 
     With ``recompute`` set, training remembers only what goes into each residual block and computes the block again in
-    the backward pass: the same gradients, bit for bit, in a fraction of the memory and with a forward pass more of time
-    (Chen et al. 2016, arXiv 1604.06174).
+    the backward pass (`recompute`): the same gradients in a fraction of the memory, for a forward pass more of time.
 
     Raises ``ValueError`` for settings that describe no network and for pictures that do not fit. Labels are not looked
     at here, for on a GPU that would make every call wait; one out of range is PyTorch's ``IndexError``.
@@ -168,29 +167,29 @@ class UNet(nn.Module):
             embedding = embedding + self.augment(augment.to(embedding.dtype))
         shifts = iter(self.block_time(F.silu(embedding)).split(self._widths, dim=1))
 
+        few = at_once(x)
         h = self.stem(x.contiguous(memory_format=torch.channels_last))
         skips = [h]
         for level in _levels(self.down):
             for block, attention in level.parts():
-                h = self._call(_through, block, attention, next(shifts), h)
+                h = self._call(few, block, attention, next(shifts), h)
                 skips.append(h)
             if level.resample is not None:
                 h = level.resample(h)
                 skips.append(h)
         for block, attention in self.middle.parts():
-            h = self._call(_through, block, attention, next(shifts), h)
+            h = self._call(few, block, attention, next(shifts), h)
         for level in _levels(self.up):
             for block, attention in level.parts():
-                h = self._call(_through, block, attention, next(shifts), h, skips.pop())
+                h = self._call(few, block, attention, next(shifts), h, skips.pop())
             if level.resample is not None:
                 h = level.resample(h)
         return self.head(self.norm(h))
 
-    def _call(self, part: Callable[..., Tensor], *inputs: Any) -> Tensor:
-        """``part(*inputs)``, remembering the inputs alone for the backward pass where that is asked for."""
-        if self.recompute and torch.is_grad_enabled():
-            return checkpoint(part, *inputs, use_reentrant=False)
-        return part(*inputs)
+    def _call(self, few: int, block: nn.Module, attention: nn.Module, *inputs: Tensor) -> Tensor:
+        """A block and its attention; where asked for, for a ``few`` pictures at a time and computed again later."""
+        part = functools.partial(_through, block, attention)
+        return again(part, few, *inputs) if self.recompute and torch.is_grad_enabled() else part(*inputs)
 
 
 def _through(block: nn.Module, attention: nn.Module, shift: Tensor, *parts: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ def main() -> int:
     parser.add_argument(
         "--batch", type=int, help=f"pictures in a batch (default: 16 on a CPU, and {LARGE} in training; 128 on a GPU)"
     )
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each side; the median counts (default: 5)")
+    parser.add_argument("--rounds", type=int, default=6, help="turns of each side; the median counts (default: 6)")
     parser.add_argument(
         "--seconds", type=float, default=2.0, help="least length of a turn, run twice, the second timed (default: 2)"
     )

@@ -1,9 +1,9 @@
 """Who is measured when: every side in a process of its own, one at a time, in turns.
 
-For each layout and task: ours, peer, peer tuned like ours, the convolutions alone; and again, in many short turns, so
-that a machine that slows down or a neighbour that wakes up hits all of them. A figure is the median of its rounds; the
-best rounds, which a busy machine disturbs least, and all the others are in the rows beside it. This process does no
-arithmetic and loads no torch.
+For each layout and task: ours, peer, peer tuned like ours, the convolutions alone; and again, in many short turns,
+forwards and backwards, so that a machine that slows down or a neighbour that wakes up hits all of them. A figure is the
+median of its rounds; the best rounds, which a busy machine disturbs least, and all the others are in the rows beside it.
+This process does no arithmetic and loads no torch.
 """
 
 import importlib.util
@@ -39,7 +39,9 @@ class Plan:
     """A work for training on a CPU alone: a batch whose activations weigh more than the weights."""
     tasks: tuple[str, ...] = TASKS
     device: str = "auto"
-    rounds: int = 5
+    rounds: int = 6
+    life: int = 2
+    """Rounds after which all sides start anew: now and then a process is a tenth slower for as long as it lives."""
     seconds: float = 2.0
     steps: int = 1
     tuned: bool = True  # Measure the peer with our optimizer and allocator settings, too.
@@ -128,22 +130,26 @@ def _turns(
 ) -> _Found:
     name = _name(task, work)
     rates: dict[str, list[float]] = {side: [] for side in sides}
+    peaks: dict[str, list[float | None]] = {side: [] for side in sides}
     ceiling: list[float] = []
-    with ExitStack() as stack:
-        processes = {side: stack.enter_context(Process()) for side in sides}
-        outputs = {}
-        for number, (side, process) in enumerate(processes.items()):
-            _say(f"{name}: warming up {side}")
-            path = folder / f"{number}.npy"
-            process("build", work=work, side=side, task=task, weights=sides[side], output=str(path))
-            outputs[side] = np.load(path)
-        for turn in range(plan.rounds):
+    outputs, turns = {}, range(plan.rounds)
+    for first in turns[:: plan.life]:
+        with ExitStack() as stack:
+            processes = {side: stack.enter_context(Process()) for side in sides}
+            for number, (side, process) in enumerate(processes.items()):
+                _say(f"{name}: warming up {side}")
+                path = folder / f"{number}.npy"
+                process("build", work=work, side=side, task=task, weights=sides[side], output=str(path))
+                outputs[side] = np.load(path)
+            for turn in turns[first : first + plan.life]:
+                for side in list(processes) if turn % 2 == 0 else list(reversed(processes)):
+                    rates[side].append(processes[side]("round", seconds=plan.seconds, steps=plan.steps))
+                    _say(f"{name}: round {turn + 1} of {plan.rounds}, {side}: {rates[side][-1]:.2f} pictures/s")
+                ceiling.append(convolutions("ceiling", work=work, task=task))
+                _say(f"{name}: round {turn + 1} of {plan.rounds}, convolutions alone: {ceiling[-1]:.1f} GFLOP/s")
             for side, process in processes.items():
-                rates[side].append(process("round", seconds=plan.seconds, steps=plan.steps))
-                _say(f"{name}: round {turn + 1} of {plan.rounds}, {side}: {rates[side][-1]:.2f} pictures/s")
-            ceiling.append(convolutions("ceiling", work=work, task=task))
-            _say(f"{name}: round {turn + 1} of {plan.rounds}, convolutions alone: {ceiling[-1]:.1f} GFLOP/s")
-        memory = {side: process("memory") for side, process in processes.items()}
+                peaks[side].append(process("memory"))
+    memory = {side: None if None in each else median(each) for side, each in peaks.items()}
     return _Found(rates=rates, memory=memory, outputs=outputs, ceiling=ceiling)
 
 

@@ -66,8 +66,10 @@ def test_quick_run_prints_rows(report: ModuleType) -> None:
     rows = json.loads(done.stdout)
     names = [row["name"] for row in rows]
     assert names == [
-        f"{task}/32ch{what}" for task in ("train", "sampling") for what in (", convolutions alone", "", ", peak memory")
-    ] + ["sampling/32ch, our loop beside the network"]
+        f"{task}/32ch, batch 2{what}"
+        for task in ("train", "sampling")
+        for what in (", convolutions alone", "", ", peak memory")
+    ] + ["sampling/32ch, batch 2, our loop beside the network"]
     for row in rows:
         assert {"name", "ours", "peer", "ratio", "unit", "device", "threads", "torch", "date"} <= row.keys()
         assert row["torch"] == torch.__version__

@@ -1,9 +1,9 @@
 """Who is measured when: every side in a process of its own, one at a time, in turns.
 
 For each layout and task: ours, peer, peer tuned like ours, the convolutions alone; and again, in many short turns,
-forwards and backwards, so that a machine that slows down or a neighbour that wakes up hits all of them. A figure is the
-median of its rounds; the best rounds, which a busy machine disturbs least, and all the others are in the rows beside it.
-This process does no arithmetic and loads no torch.
+forwards and backwards, so that a machine that slows down or a neighbour that wakes up hits all of them. A figure is
+the median of its rounds; the best rounds, which a busy machine disturbs least, and all the others are in the rows beside
+it. This process does no arithmetic and loads no torch.
 """
 
 import importlib.util
@@ -130,7 +130,7 @@ def _turns(
 ) -> _Found:
     name = _name(task, work)
     rates: dict[str, list[float]] = {side: [] for side in sides}
-    peaks: dict[str, list[float | None]] = {side: [] for side in sides}
+    peaks: dict[str, list[float]] = {side: [] for side in sides}
     ceiling: list[float] = []
     outputs, turns = {}, range(plan.rounds)
     for first in turns[:: plan.life]:
@@ -148,8 +148,9 @@ def _turns(
                 ceiling.append(convolutions("ceiling", work=work, task=task))
                 _say(f"{name}: round {turn + 1} of {plan.rounds}, convolutions alone: {ceiling[-1]:.1f} GFLOP/s")
             for side, process in processes.items():
-                peaks[side].append(process("memory"))
-    memory = {side: None if None in each else median(each) for side, each in peaks.items()}
+                peak = process("memory")
+                peaks[side] += [] if peak is None else [peak]
+    memory = {side: median(each) if each else None for side, each in peaks.items()}
     return _Found(rates=rates, memory=memory, outputs=outputs, ceiling=ceiling)
 
 

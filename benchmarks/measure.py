@@ -2,7 +2,7 @@
 
 For each layout and task: ours, peer, peer tuned like ours, the convolutions alone; and again, in many short turns,
 forwards and backwards, so that a machine that slows down or a neighbour that wakes up hits all of them. A figure is
-the median of its rounds; the best rounds, which a busy machine disturbs least, and all the others are in the rows beside
+the median of its rounds; the best rounds, which a busy machine disturbs least, and all others are in the rows beside
 it. This process does no arithmetic and loads no torch.
 """
 

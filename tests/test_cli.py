@@ -101,8 +101,9 @@ OPTIONS = {
     | {"--from", "--inpaint", "--upscale", "--interpolate", "--strip", "--strength", "--mask", "--repaint", "--fit"},
     "likelihood": COMMON - {"--set"}
     | {"--fit", "--out", "-n", "--seed", "--batch-size", "--weights", "--estimate", "--steps", "--variance"}
-    | {"--flow", "--probes", "--exact-divergence", "--tolerance"},
-    "compare": COMMON - {"--set"} | {"--fit", "--out", "-n", "--seed", "--batch-size", "--samplers", "--steps"},
+    | {"--flow", "--probes", "--exact-divergence", "--tolerance", "--processes"},
+    "compare": COMMON - {"--set"}
+    | {"--fit", "--out", "-n", "--seed", "--batch-size", "--samplers", "--steps", "--processes"},
     "average": COMMON - {"--set", "--device"} | {"--width", "--images", "--out", "--overwrite"},
     "plot": COMMON - {"--set", "--device"} | {"--out"},
 }

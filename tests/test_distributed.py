@@ -321,6 +321,42 @@ def test_a_stop_asked_for_before_a_worker_is_known_is_heard(tmp_path: Path) -> N
     assert worker.begin() == 0 and (tmp_path / "verdict").read_text() == "130"
 
 
+# ------------------------------------------------------------------------------------------------------ shares of work
+
+
+@pytest.mark.parametrize(
+    ("words", "files"),
+    [
+        (
+            ["likelihood", "-n", "11", "--batch-size", "4", "--estimate", "3"],
+            ["likelihood.json", "pictures.csv", "rate-distortion.csv", "progressive.png"],
+        ),
+        (["likelihood", "-n", "3", "--batch-size", "4", "--flow", "--steps", "2"], ["flow.json", "flow-pictures.csv"]),
+        (["compare", "-n", "9", "--batch-size", "4", "--samplers", "ddim", "--steps", "5"], ["compare.csv"]),
+    ],
+    ids=["bound", "flow, of which one process has nothing", "compare"],
+)
+def test_two_processes_score_as_one_does(
+    words: list[str], files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """To the bit, but for the seconds that a comparison took."""
+    run = tiny.trained(tmp_path / "run", NET, steps=1)
+    verb, *rest = words
+    assert main([verb, str(run), *rest, "--out", str(tmp_path / "one"), "--json"]) == 0
+    alone = json.loads(capsys.readouterr().out)
+    shared = tiny.command(verb, run, *rest, "--out", str(tmp_path / "two"), "--json", "--processes", "2")
+    out, err = shared.communicate(timeout=100)
+    assert shared.returncode == 0, err
+    told = json.loads(out)
+    assert told.keys() == alone.keys() and len(told["files"]) == len(alone["files"])
+    assert {Path(file).name for file in told["files"]} == {path.name for path in (tmp_path / "two").iterdir()}
+    for name in files:
+        one, two = ((tmp_path / place / name).read_bytes() for place in ("one", "two"))
+        if verb == "compare":
+            one, two = ([row.rsplit(b",", 1)[0] for row in table.splitlines()] for table in (one, two))
+        assert one == two, name
+
+
 # ------------------------------------------------------------------------------------------------ the model of the cost
 
 

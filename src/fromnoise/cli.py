@@ -234,6 +234,7 @@ def _parser() -> _Parser:
     likelihood.add_argument("--tolerance", type=float, metavar="X", help="for --flow: steps that adapt to this error")
     likelihood.add_argument("--seed", type=int, default=0, metavar="I", help="of the noise (0)")
     likelihood.add_argument("--batch-size", type=int, default=64, metavar="B", help="pictures at a time (64)")
+    likelihood.add_argument("--processes", type=int, metavar="N", help="score with so many processes here (1)")
     likelihood.add_argument(
         "--weights", choices=["ema", "model"], default="ema", help="averaged weights or the last ones"
     )
@@ -253,6 +254,7 @@ def _parser() -> _Parser:
     compare.add_argument("--steps", metavar="K[,K…]", help="numbers of steps (5,8,10,15,20,50)")
     compare.add_argument("--seed", type=int, default=0, metavar="I", help="seed of the first picture (0)")
     compare.add_argument("--batch-size", type=int, default=256, metavar="B", help="pictures at a time (256)")
+    compare.add_argument("--processes", type=int, metavar="N", help="draw with so many processes on this machine (1)")
     compare.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, mps (the GPU if there is one)")
 
     average = _verb(verbs, "average", "average a run's weights over another stretch of training, afterwards")

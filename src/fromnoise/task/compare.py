@@ -26,7 +26,9 @@ from fromnoise.metric.frechet import Statistics, frechet_distance
 from fromnoise.run import Run, with_config
 from fromnoise.sampler import Step
 from fromnoise.task.compare_report import Row, plot, rows_table
+from fromnoise.task.dealt import Deal
 from fromnoise.task.scored import values_of
+from fromnoise.train.team import Alone, Team
 from fromnoise.types import Images
 
 SAMPLERS = ("ancestral", "ddim", "dpm_2s", "dpm_2m", "dpm_2m_sde", "dpm_3m", "unipc", "deis", "ipndm", "heun")
@@ -73,28 +75,32 @@ def compare(
     seed: int = 0,
     batch_size: int = 256,
     out: Path | None = None,
+    team: Team | None = None,
 ) -> Iterator[CompareEvent]:
     """Sample ``n`` pictures (as many as ``real`` has, at most 1000) in every way and score them against ``real``.
 
     ``steps`` are those of :data:`STEPS` that the model's clock allows, unless given. Samplers are left out where they
     need more. Writes compare.json, compare.csv and compare.png into ``out``. Raises ``WrongUse`` for pictures that do
     not fit the model, unknown samplers and impossible numbers of steps.
+
+    The batches are dealt out to a ``team``; all get the results, and the first process writes. Seconds are its own.
     """
     n = min(len(real), 1000) if n is None else n
     _check(run, real, n, batch_size, out)
     labels, values, ways = _labels(run, real, n), _values(run, real, n), _ways(run, samplers, steps)
     features = pixel_features(real.batch(range(len(real))))
     statistics, floor = Statistics.of([features]), _floor(features)
-    total = -(-n // batch_size) * sum(way.rungs for way in ways)
+    deal = Deal(pictures=n, batch_size=batch_size, team=team or Alone())
+    total = len(deal.mine) * sum(way.rungs for way in ways)
     rows: list[Row] = []
     exact = torch.zeros(())
     done = 0
     for k, way in enumerate(ways):
-        what, drawing = f"{way.sampler} {way.steps}", _Drawing(way, n, labels, values, seed, batch_size)
+        what, drawing = f"{way.sampler} {way.steps}", _Drawing(way, deal, labels, values, seed)
         for _ in drawing:
             done += 1
             yield Comparing(done, total, what, None)
-        images = torch.cat(drawing.parts)
+        images = deal.of_pictures(drawing.parts, torch.empty(0, *run.pipeline.shape, dtype=torch.uint8))
         exact = images.float() if k == 1 else exact
         quiet = k > 0 and not way.run.pipeline.sampler.traits.stochastic
         apart = (images.float() - exact).square().mean().sqrt().item() if quiet else None
@@ -114,7 +120,7 @@ def compare(
         ),
         files=(),
     )
-    yield result if out is None else _write(result, out)
+    yield result if out is None or not deal.team.leads else _write(result, out)
 
 
 def as_dict(result: Compared) -> dict[str, Any]:
@@ -143,19 +149,13 @@ class _Way:
 
 
 class _Drawing:
-    """Draws all pictures of one way, step by step; afterwards ``parts`` has them, and the rest is known, too."""
+    """Draws this process's pictures of one way, step by step; afterwards ``parts`` has them, a tensor a batch."""
 
     def __init__(
-        self,
-        way: _Way,
-        n: int,
-        labels: list[int] | None,
-        values: list[list[float]] | None,
-        seed: int,
-        batch_size: int,
+        self, way: _Way, deal: Deal, labels: list[int] | None, values: list[list[float]] | None, seed: int
     ) -> None:
         self._pipeline, self._labels, self._values, self._seed = way.run.pipeline.ready(), labels, values, seed
-        self._batches = [range(start, min(start + batch_size, n)) for start in range(0, n, batch_size)]
+        self._batches = deal.mine
         self.parts: list[Images] = []
         self.nfe, self.seconds = 0, 0.0
 

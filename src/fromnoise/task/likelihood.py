@@ -4,6 +4,7 @@ Every picture has noise of its own, from (seed, its index in the data), so its f
 batches nor on which other pictures are scored. Guidance is left out: what is scored is what was trained.
 """
 
+import functools
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -35,10 +36,13 @@ from fromnoise.likelihood import (
     terms,
     total,
 )
+from fromnoise.likelihood.bound import strata
 from fromnoise.run import Run
 from fromnoise.schedule import Schedule
+from fromnoise.task.dealt import Deal
 from fromnoise.task.likelihood_plots import plot_rate, plot_terms, rate_table, table
 from fromnoise.task.scored import ScoredPictures, evenly, scored_pictures
+from fromnoise.train.team import Team
 from fromnoise.transition import LearnedRange, Variance
 
 _STEPS = 1000  # of a chain on a clock that does not count them
@@ -99,6 +103,7 @@ def likelihood(
     flow: Flow | None = None,
     names: Sequence[str] | None = None,
     out: Path | None = None,
+    team: Team | None = None,
 ) -> Iterator[LikelihoodEvent]:
     """Score the pictures of ``data``, or ``limit`` of them chosen by chance; the last event has the result.
 
@@ -110,8 +115,10 @@ def likelihood(
     progressive.png; for the flow flow.json and flow-pictures.csv. ``names`` (one a picture of ``data``) stand in the
     tables in place of indices. Raises ``WrongUse`` for what does not fit the model, ``FromnoiseError`` if a picture's
     result is not a number.
+
+    The batches are dealt out to a ``team``; all get the results, and the first process writes.
     """
-    pictures = scored_pictures(run, data, limit=limit, batch_size=batch_size, seed=seed, names=names)
+    pictures = scored_pictures(run, data, limit=limit, batch_size=batch_size, seed=seed, names=names, team=team)
     if flow is not None and not (steps is None and estimate is None and variance is None):
         raise WrongUse("steps, estimate and variance are the bound's; the flow has a solver of its own")
     if out is not None:
@@ -143,7 +150,8 @@ def _bound(
         _refuse_nan(bounds[-1].total, batch.indices)
         scored += len(batch.indices)
         mean = Bound.join(bounds).total.mean().item()
-    bound, profile = Bound.join(bounds), sum(profiles[1:], profiles[0])
+    rungs = strata(denoiser.schedule(ladder), count if estimate is None else estimate - 1)
+    bound, profile = _of_all(pictures.deal, bounds, profiles, rungs)
     bits, error = mean_and_error(bound.total)
     each = {"prior": bound.prior, "rate": bound.rate, "decoder": bound.decoder, "bits_per_dim": bound.total}
     what = f"the bound of the chain of {count} steps, variance {_word(variance)}"
@@ -161,7 +169,7 @@ def _bound(
         indices=tuple(pictures.indices),
         each={key: values.tolist() for key, values in each.items()},
     )
-    if out is None:
+    if out is None or not pictures.deal.team.leads:
         yield result
         return
     some, strip = pictures.spread(_SHOWN), out / "progressive.png"
@@ -177,6 +185,17 @@ def _bound(
         "rate-distortion.png": plot_rate(points),
     }
     yield _written(pictures, result, out, content, "likelihood.json", strip)
+
+
+def _of_all(
+    deal: Deal, bounds: Sequence[Bound], profiles: Sequence[Profile], rungs: Sequence[range]
+) -> tuple[Bound, Profile]:
+    """Of all pictures, from those of this process's batches."""
+    own = [torch.stack([bound.prior, bound.rate, bound.decoder], dim=1) for bound in bounds]
+    columns = deal.of_pictures(own, torch.empty(0, 3, dtype=torch.float64))
+    like = torch.empty(0, 4, len(rungs), dtype=torch.float64)
+    sums = deal.of_batches([profile.sums[None] for profile in profiles], like)
+    return Bound(*columns.unbind(1)), Profile(tuple(rungs), deal.pictures, functools.reduce(torch.add, sums))
 
 
 def _flow(pictures: ScoredPictures, flow: Flow, out: Path | None) -> Iterator[LikelihoodEvent]:
@@ -197,9 +216,9 @@ def _flow(pictures: ScoredPictures, flow: Flow, out: Path | None) -> Iterator[Li
         _refuse_nan(found[-1].nats, batch.indices)
         scored += len(batch.indices)
         mean = torch.cat([density.bits_per_dim for density in found]).mean().item()
-    every = torch.cat([density.bits_per_dim for density in found])
+    own = [torch.stack([density.nats, density.bits_per_dim], dim=1) for density in found]
+    nats, every = pictures.deal.of_pictures(own, torch.empty(0, 2, dtype=torch.float64)).unbind(1)
     bits, error = mean_and_error(every)
-    nats = torch.cat([density.nats for density in found])
     result = MeasuredLikelihood(
         pictures=len(pictures),
         bits_per_dim=bits,
@@ -208,7 +227,7 @@ def _flow(pictures: ScoredPictures, flow: Flow, out: Path | None) -> Iterator[Li
         indices=tuple(pictures.indices),
         each={"log_density": nats.tolist(), "bits_per_dim": every.tolist()},
     )
-    if out is None:
+    if out is None or not pictures.deal.team.leads:
         yield result
         return
     content = {"flow-pictures.csv": table({**pictures.columns(), **result.each})}

@@ -19,9 +19,10 @@ from fromnoise.files import explained, write_whole
 from fromnoise.pipeline import Pipeline
 from fromnoise.run import Run
 from fromnoise.sampler import Step, check
+from fromnoise.task.dealt import Deal
 from fromnoise.task.edit import Edit, Plain
 from fromnoise.train.team import Alone, Team
-from fromnoise.types import Images, Shape
+from fromnoise.types import Images
 
 
 @dataclass(frozen=True)
@@ -91,17 +92,15 @@ def draw(
     wanted = _evenly(rungs, strip - 1)
     if pipeline.device.type != "cpu":
         batch_size = min(batch_size, -(-n // team.size))
-    starts = range(0, n, batch_size)
-    mine = starts[team.rank :: team.size]
-    seeds, total = edit.seeds(seed, n), rungs * len(mine)
-    for start in mine:
-        rows = range(start, min(start + batch_size, n))
+    deal = Deal(pictures=n, batch_size=batch_size, team=team)
+    seeds, total = edit.seeds(seed, n), rungs * len(deal.mine)
+    for rows in deal.mine:
         drawing, begin = edit.begin(pipeline, rows)
-        some = None if labels is None else labels[start : rows.stop]
-        numbers = None if values is None else values[start : rows.stop]
+        some = None if labels is None else labels[rows.start : rows.stop]
+        numbers = None if values is None else values[rows.start : rows.stop]
         step: Step | None = None
         shown: list[Images] = []
-        for k, step in enumerate(drawing.stream(seeds[start : rows.stop], some, values=numbers, begin=begin)):
+        for k, step in enumerate(drawing.stream(seeds[rows.start : rows.stop], some, values=numbers, begin=begin)):
             nfe, done = step.nfe, done + 1
             if k in wanted:
                 shown.append(pipeline.decode(step.prediction.x_0))
@@ -113,24 +112,12 @@ def draw(
         labels = None if labels is None else [label for label in labels for _ in range(strip)]
         values = None if values is None else [row for row in values for _ in range(strip)]
         seeds, columns = [each for each in seeds for _ in range(strip)], columns or strip
-    images = _collected(parts, [min(batch_size, n - start) * (strip or 1) for start in starts], pipeline.shape, team)
+    images = deal.of_pictures(parts, torch.empty(0, *pipeline.shape, dtype=torch.uint8), rows=strip or 1)
     if out is not None and team.leads:
         with explained(f"cannot write to {out}"):
             _write(images, labels, values, pipeline.quantities.names, out, seeds, columns)
     told = None if values is None else tuple(map(tuple, values))
     yield Drawn(images, None if labels is None else tuple(labels), out, nfe, told)
-
-
-def _collected(parts: list[Images], sizes: Sequence[int], shape: Shape, team: Team) -> Images:
-    """All pictures in order, of batches of these ``sizes`` dealt out in turn; ``parts`` are this process's own."""
-    if team.size == 1:
-        return torch.cat(parts)
-    turns, most = -(-len(sizes) // team.size), sizes[0]
-    mine = torch.zeros(turns, most, *shape, dtype=torch.uint8)
-    for place, part in zip(mine, parts, strict=False):  # The last ones may have a batch less.
-        place[: len(part)] = part
-    everyone = team.gather(mine).cpu().unflatten(0, (team.size, turns))
-    return torch.cat([everyone[k % team.size, k // team.size, :size] for k, size in enumerate(sizes)])
 
 
 def _rungs(edit: Edit, pipeline: Pipeline) -> int:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +11,8 @@ from fromnoise.data import Dataset
 from fromnoise.errors import WrongUse, nearest
 from fromnoise.noise import SeededNoise, generator, key_to_seed
 from fromnoise.run import Run
+from fromnoise.task.dealt import Deal
+from fromnoise.train.team import Alone, Team
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class ScoredPictures:
     labels: Tensor | None
     values: Tensor | None
     names: Sequence[str] | None
-    batch_size: int
+    deal: Deal
     seed: int
 
     def __len__(self) -> int:
@@ -51,12 +52,12 @@ class ScoredPictures:
 
     @property
     def batches(self) -> int:
-        """How many there are."""
-        return -(-len(self.indices) // self.batch_size)
+        """How many this process has."""
+        return len(self.deal.mine)
 
     def __iter__(self) -> Iterator[Batch]:
-        for start in range(0, len(self.indices), self.batch_size):
-            yield self.batch(self.indices[start : start + self.batch_size])
+        for rows in self.deal.mine:
+            yield self.batch(self.indices[rows.start : rows.stop])
 
     def batch(self, indices: list[int]) -> Batch:
         """Those at ``indices`` of the data, on the model's device. A picture's seed is of (seed, its index)."""
@@ -80,9 +81,16 @@ class ScoredPictures:
 
 
 def scored_pictures(
-    run: Run, data: Dataset, *, limit: int | None, batch_size: int, seed: int, names: Sequence[str] | None
+    run: Run,
+    data: Dataset,
+    *,
+    limit: int | None,
+    batch_size: int,
+    seed: int,
+    names: Sequence[str] | None,
+    team: Team | None = None,
 ) -> ScoredPictures:
-    """All pictures of ``data``, or ``limit`` of them chosen by chance.
+    """All pictures of ``data``, or ``limit`` of them chosen by chance; their batches are dealt out to a ``team``.
 
     Raises ``WrongUse`` for numbers out of range, and for pictures or labels that do not fit the model.
     """
@@ -102,8 +110,10 @@ def scored_pictures(
     if limit is not None and limit < len(data):
         indices = sorted(torch.randperm(len(data), generator=generator("pictures", seed))[:limit].tolist())
     labels, values = _labels(run, data), values_of(run, data)
-    rest: dict[str, Any] = {"names": names, "batch_size": batch_size, "seed": seed}
-    return ScoredPictures(run=run, data=data, indices=indices, labels=labels, values=values, **rest)
+    deal = Deal(pictures=len(indices), batch_size=batch_size, team=team or Alone())
+    return ScoredPictures(
+        run=run, data=data, indices=indices, labels=labels, values=values, names=names, deal=deal, seed=seed
+    )
 
 
 def evenly(count: int, wanted: int) -> list[int]:

@@ -4,30 +4,46 @@ import contextlib
 import json
 from typing import Any
 
+import torch
+
 from fromnoise import memory
 from fromnoise.console import follow, say
 from fromnoise.errors import WrongUse
 from fromnoise.run import open_run
 from fromnoise.task import compare as task
+from fromnoise.train.team import Team
 from fromnoise.verb.common import beside, known_pictures
+from fromnoise.verb.processes import launched, meeting
 
 
 def compare(args: Any, words: list[str]) -> int:
     """Samplers × steps on one model."""
     memory.keep_freed_memory()
-    run = open_run(args.run_path, device=args.device)
+    code = launched(args, words)
+    if code is not None:
+        return code
+    with meeting(args) as (team, device):
+        return _compare(args, team, device)
+
+
+def _compare(args: Any, team: Team, device: torch.device) -> int:
+    """As one of a team, or alone."""
+    run = open_run(args.run_path, device=device)
     for warning in run.warnings:
         say(f"fromnoise: {warning}")
+    with team.in_turn():  # Decoded once; the others find it in the cache.
+        known = known_pictures(run, args.data, "compare", fit=args.fit)
     samplers = tuple(args.samplers.split(",")) if args.samplers else task.SAMPLERS
     events = task.compare(
         run,
-        known_pictures(run, args.data, "compare", fit=args.fit).pictures,
+        known.pictures,
         samplers=samplers,
         steps=_numbers(args.steps) if args.steps else None,
         n=args.n,
         seed=args.seed,
         batch_size=args.batch_size,
         out=beside(args, "compare"),
+        team=team,
     )
     last = follow(events)
     assert isinstance(last, task.Compared)

@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+import torch
+
 from fromnoise import memory
 from fromnoise.analytic import estimates
 from fromnoise.config import build_denoiser
@@ -15,8 +17,10 @@ from fromnoise.task import likelihood as task
 from fromnoise.task.analytic import store_variance, variance_path
 from fromnoise.task.prepare import Known
 from fromnoise.task.scored import scored_pictures
+from fromnoise.train.team import Team
 from fromnoise.transition import Analytic, Large, LearnedRange, Small, Variance
 from fromnoise.verb.common import beside, known_pictures
+from fromnoise.verb.processes import launched, meeting
 
 _FIXED: dict[str, type[Small] | type[Large] | type[LearnedRange]] = {
     "small": Small,
@@ -30,11 +34,21 @@ _ANALYTIC_PICTURES = 256
 def likelihood(args: Any, words: list[str]) -> int:
     """Bits per dimension of pictures."""
     memory.keep_freed_memory()
-    run = open_run(args.run_path, weights=args.weights, device=args.device)
+    code = launched(args, words)
+    if code is not None:
+        return code
+    with meeting(args) as (team, device):
+        return _likelihood(args, team, device)
+
+
+def _likelihood(args: Any, team: Team, device: torch.device) -> int:
+    """As one of a team, or alone."""
+    run = open_run(args.run_path, weights=args.weights, device=device)
     for warning in run.warnings:
         say(f"fromnoise: {warning}")
     flow = _flow(args)
-    known = known_pictures(run, args.data, "likelihood", fit=args.fit)
+    with team.in_turn():  # Decoded once; the others find it in the cache.
+        known = known_pictures(run, args.data, "likelihood", fit=args.fit)
     out = beside(args, "likelihood")
     events = task.likelihood(
         run,
@@ -44,10 +58,11 @@ def likelihood(args: Any, words: list[str]) -> int:
         seed=args.seed,
         steps=None if args.flow else args.steps,
         estimate=args.estimate,
-        variance=_variance(run, known, args),
+        variance=_variance(run, known, args, team),
         flow=flow,
         names=known.names,
         out=out,
+        team=team,
     )
     last = follow(events)
     assert isinstance(last, task.MeasuredLikelihood)
@@ -101,8 +116,11 @@ def _flow(args: Any) -> Flow | None:
         raise WrongUse(f"--flow: {error}") from error
 
 
-def _variance(run: Run, known: Known, args: Any) -> Variance | None:
-    """The one asked for; the analytic one is estimated from the data first, and kept in the run folder."""
+def _variance(run: Run, known: Known, args: Any, team: Team) -> Variance | None:
+    """The one asked for; the analytic one is estimated from the data first, and kept in the run folder.
+
+    All of a team estimate the same, and the first process keeps it.
+    """
     if args.variance != "analytic":
         return None if args.variance is None else _FIXED[args.variance]()
     variance_path(run)  # Before the work, if there is no place for its result.
@@ -122,6 +140,7 @@ def _variance(run: Run, known: Known, args: Any) -> Variance | None:
             variance, done = made, done + 1
             meter.show(done)
     assert variance is not None  # There is at least one picture.
-    path = store_variance(run, variance, weights=args.weights, pictures=len(some))
-    say(f"fromnoise: analytic variance from {len(some)} pictures kept in {path}")
+    if team.leads:
+        path = store_variance(run, variance, weights=args.weights, pictures=len(some))
+        say(f"fromnoise: analytic variance from {len(some)} pictures kept in {path}")
     return variance

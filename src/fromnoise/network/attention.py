@@ -28,6 +28,9 @@ from fromnoise.network.layers import NORM_EPS, normed
 
 _FEWEST = 64  # Tokens of a picture below which calls cost more than products.
 
+_DILATION = [2, 2]
+"""Nothing to a 1×1 kernel; but undilated ones PyTorch keeps from oneDNN where there is one thread."""
+
 
 class Attention(nn.Module):
     """One head of self-attention over all pixels with a residual. (B, C, H, W) -> the same shape.
@@ -122,7 +125,7 @@ def mix_back(d_out: Tensor, q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tenso
 
 def _times(w: Tensor, x: Tensor) -> Tensor:
     """W X of every picture: (B, I, J), (B, J, K) -> (B, I, K), all contiguous."""
-    return F.conv2d(_image(x), _kernel(w), groups=len(w)).view(len(w), w.shape[1], x.shape[2])
+    return F.conv2d(_image(x), _kernel(w), dilation=_DILATION, groups=len(w)).view(len(w), w.shape[1], x.shape[2])
 
 
 def _transposed_times(w: Tensor, g: Tensor, like: Tensor) -> Tensor:
@@ -144,7 +147,7 @@ def _backward(g: Tensor, x: Tensor, w: Tensor, *, of_input: bool) -> Tensor:
         None,
         [1, 1],
         [0, 0],
-        [1, 1],
+        _DILATION,
         False,
         [0, 0],
         len(w),

@@ -13,17 +13,13 @@ from fromnoise.run import open_run
 from fromnoise.task import compare as task
 from fromnoise.train.team import Team
 from fromnoise.verb.common import beside, known_pictures
-from fromnoise.verb.processes import launched, meeting
+from fromnoise.verb.processes import shared
 
 
 def compare(args: Any, words: list[str]) -> int:
     """Samplers × steps on one model."""
     memory.keep_freed_memory()
-    code = launched(args, words)
-    if code is not None:
-        return code
-    with meeting(args) as (team, device):
-        return _compare(args, team, device)
+    return shared(args, words, _compare)
 
 
 def _compare(args: Any, team: Team, device: torch.device) -> int:

@@ -20,7 +20,7 @@ from fromnoise.task.scored import scored_pictures
 from fromnoise.train.team import Team
 from fromnoise.transition import Analytic, Large, LearnedRange, Small, Variance
 from fromnoise.verb.common import beside, known_pictures
-from fromnoise.verb.processes import launched, meeting
+from fromnoise.verb.processes import shared
 
 _FIXED: dict[str, type[Small] | type[Large] | type[LearnedRange]] = {
     "small": Small,
@@ -34,11 +34,7 @@ _ANALYTIC_PICTURES = 256
 def likelihood(args: Any, words: list[str]) -> int:
     """Bits per dimension of pictures."""
     memory.keep_freed_memory()
-    code = launched(args, words)
-    if code is not None:
-        return code
-    with meeting(args) as (team, device):
-        return _likelihood(args, team, device)
+    return shared(args, words, _likelihood)
 
 
 def _likelihood(args: Any, team: Team, device: torch.device) -> int:

@@ -13,7 +13,7 @@ import signal
 import sys
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,18 @@ def launched(args: Any, words: list[str]) -> int | None:
         return None
     device = _device(args.device, count, 0)
     return _launch(count, words, device, debug=args.debug)
+
+
+def shared(args: Any, words: list[str], work: Callable[[Any, Team, torch.device], int]) -> int:
+    """The exit code of ``work(args, team, device)``, done here, or by as many processes as ``--processes`` asks for.
+
+    Raises what :func:`launched` and :func:`meeting` raise.
+    """
+    code = launched(args, words)
+    if code is not None:
+        return code
+    with meeting(args) as (team, device):
+        return work(args, team, device)
 
 
 @contextlib.contextmanager

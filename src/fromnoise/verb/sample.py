@@ -1,5 +1,6 @@
 """``fromnoise sample``."""
 
+import functools
 import json
 import time
 from dataclasses import replace
@@ -20,7 +21,7 @@ from fromnoise.task.given import read_hole, read_picture, read_small
 from fromnoise.train.team import Team
 from fromnoise.verb.common import sets
 from fromnoise.verb.guide import guided
-from fromnoise.verb.processes import launched, meeting
+from fromnoise.verb.processes import shared
 from fromnoise.verb.said import conditions
 
 
@@ -32,14 +33,10 @@ def sample(args: Any, words: list[str]) -> int:
     began = time.perf_counter()
     if args.columns is not None and args.columns < 1:
         raise WrongUse(f"--columns {args.columns}: must be at least 1")
-    code = launched(args, words)
-    if code is not None:
-        return code
-    with meeting(args) as (team, device):
-        return _sample(args, team, device, began)
+    return shared(args, words, functools.partial(_sample, began))
 
 
-def _sample(args: Any, team: Team, device: torch.device, began: float) -> int:
+def _sample(began: float, args: Any, team: Team, device: torch.device) -> int:
     """As one of a team, or alone."""
     run = open_run(args.run_path, weights=args.weights, device=device)
     for warning in run.warnings:

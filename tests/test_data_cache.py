@@ -621,6 +621,22 @@ def test_what_another_added_before_the_lock_was_taken_stays(cache: Cache, monkey
     taken(cache, numbered(15), 0)
 
 
+def test_what_another_added_that_is_not_wanted_here_stays(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the look at an album and its lock, it grew by pictures of another set."""
+    taken(cache, numbered(10))
+    real, added = kept_module.locked, []
+
+    def later(path: Path, waiting: Callable[[], None]) -> Any:
+        if not added:
+            added.append(path)
+            taken(cache, numbered(15), 5)
+        return real(path, waiting)
+
+    monkeypatch.setattr(kept_module, "locked", later)
+    taken(cache, [*numbered(10), "x"], 1)
+    taken(cache, [*numbered(15), "x"], 0)
+
+
 def test_the_lock_of_what_was_removed_meanwhile_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever waited on the file of a removed album must not go in beside the one who holds the new file."""
     path, real, removed = tmp_path / "a.lock", fcntl.flock, []

@@ -99,9 +99,10 @@ def from_cache(cache: Cache, source: Source, fit: Fit, progress: Progress) -> St
             album = best.album if best and goes_on else own
             folder.mkdir(parents=True, exist_ok=True)
             with locked(album.lock, _watch(asked, album, best)):
-                if _same(_best(asked, album), best):  # else somebody was quicker: look again
+                now = _best(asked, album)  # As of the lock: pictures of no interest here may have been added.
+                if _same(now, best):  # else somebody was quicker: look again
                     cache.make_room(missing * one, album.path)
-                    return _add(asked, album, best, tried)
+                    return _add(asked, album, now, tried)
     except OSError as error:
         raise NoCache(error.strerror or " ".join(str(error).split())) from error
 

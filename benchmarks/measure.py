@@ -218,8 +218,8 @@ def works(channels: list[int], compiled: bool, dropout: float, batch: int | None
     return tuple({"channels": c, "compiled": k, **same} for c, k in itertools.product(channels, kinds))
 
 
-LARGE = 64
-"""Pictures of the large batch: four times the usual."""
+LARGE = 128
+"""Pictures of the large batch: the paper's."""
 
 QUICK = Plan(
     works=({"channels": 32, "channel_mult": (1, 2), "num_res_blocks": 1, "side": 16, "batch": 2},),

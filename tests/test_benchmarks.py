@@ -96,8 +96,8 @@ def test_without_diffusers_the_peer_is_not_measured(report: ModuleType) -> None:
     assert "up to 4.5×" in report.unrest(rows) and not report.unrest(rows[:1])
     assert len(rows) == 3  # No row claims the allocator setting made a difference to what was not measured.
     assert report.cells(speed)[:4] == ("train/64ch", "4.00", "not measured", "not measured")
-    large = list(measure._rows("train", {"channels": 64, "batch": 64, "device": "cpu"}, found, 9.0))
-    assert large[1]["name"] == "train/64ch, batch 64"
+    large = list(measure._rows("train", {"channels": 64, "batch": 128, "device": "cpu"}, found, 9.0))
+    assert large[1]["name"] == "train/64ch, batch 128"
 
 
 def test_widths_that_the_peer_cannot_have_are_wrong_use() -> None:

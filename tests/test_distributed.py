@@ -62,8 +62,8 @@ CASES |= {"back": LOST, "back, in pieces": merge(LOST, {"train": {"shard": True}
 RUINED = {"back": (11, 30), "back, in pieces": (11, 30)}
 
 
-def team_of(size: int, jobs: list[Json], folder: Path) -> list[list[Any]]:
-    """The answers of every process to every job. Warnings are errors there too."""
+def team_of(size: int, jobs: list[Json], folder: Path, warnings: str = "error") -> list[list[Any]]:
+    """The answers of every process to every job. Warnings are errors there too, unless said otherwise."""
     folder.mkdir()
     (folder / "jobs").write_text("".join(json.dumps(job) + "\n" for job in jobs))
     with socket.socket() as free:
@@ -71,7 +71,7 @@ def team_of(size: int, jobs: list[Json], folder: Path) -> list[list[Any]]:
         port = free.getsockname()[1]
     shared = {
         **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(size), "OMP_NUM_THREADS": "1"},
-        **{"PYTHONPATH": os.pathsep.join([str(tiny.SOURCE), str(HERE.parent)]), "PYTHONWARNINGS": "error"},
+        **{"PYTHONPATH": os.pathsep.join([str(tiny.SOURCE), str(HERE.parent)]), "PYTHONWARNINGS": warnings},
     }
     if sys.platform == "linux":
         shared["GLOO_SOCKET_IFNAME"] = "lo"
@@ -198,6 +198,21 @@ def test_four_processes_train_and_draw_what_one_does(one: tuple[Path, dict[str, 
     compared(one, 4)
     for name in ("whole", "in pieces"):
         reopened(one[0], name, 4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cut", [False, True], ids=["in DDP", "in pieces"])
+def test_a_compiled_network_trains_as_a_plain_one(cut: bool, tmp_path: Path) -> None:
+    """In two parts a step, with dropout and activations computed again."""
+    tree = {"network": {"model_channels": 16, "dropout": 0.3}, "train": {"steps": 3, "accumulate": 2, "shard": cut}}
+    compiled = merge(tree, {"train": {"compile": True, "recompute": True}})
+    jobs = [{"do": "train", "run": str(tmp_path / "compiled"), "tree": compiled}]
+    every = team_of(2, jobs, tmp_path / "team", warnings="ignore")  # PyTorch's compiler uses what it deprecates.
+    wanted = train(tiny.config(tree), tmp_path / "plain", Alone())
+    for [told] in every:
+        for step, other in zip(told, wanted, strict=True):
+            np.testing.assert_allclose(step["numbers"], other["numbers"], rtol=1e-4)
+            np.testing.assert_allclose(step["losses"], other["losses"], rtol=1e-4, atol=1e-5)
 
 
 # --------------------------------------------------------------------------------------------- the command and mishaps

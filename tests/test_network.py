@@ -366,3 +366,21 @@ def test_narrow_networks_still_see_the_time(channels: int) -> None:
     x = draw(1, 1, 8, 8).float()
     early, late = network(x, torch.tensor([3.0])), network(x, torch.tensor([900.0]))
     assert (early - late).std() > 0.01 * early.std()
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_on_a_gpu_the_whole_network_compiles_as_one_graph(recompute: bool) -> None:
+    """Every break would be a wait for Python; the meta device takes the way of all but CPUs, and has no kernels."""
+    with torch.device("meta"):
+        network = UNet(3, 3, 32, 1, (16,), (1, 2), dropout=0.1, num_classes=10, values=[(0.0, 1.0)], num_augment=9)
+        x, t, label = torch.empty(4, 3, 32, 32), torch.zeros(4, dtype=torch.float64), torch.zeros(4, dtype=torch.int64)
+        more = torch.zeros(4, 1), torch.zeros(4, 9)
+    network.recompute = recompute
+    torch.compiler.reset()
+    # What is computed again saves the state of random numbers, which the meta device has not, in its backward pass.
+    call = torch.compile(network, fullgraph=True, backend="eager" if recompute else "aot_eager")
+    found = call(x, t, label, *more)
+    assert found.shape == x.shape
+    if not recompute:
+        found.sum().backward()
+        assert all(p.grad is not None for p in network.parameters())

@@ -22,6 +22,7 @@ from fromnoise.data import Dataset
 from fromnoise.errors import FromnoiseError, WrongUse
 from fromnoise.task.train import Ended, Looked, Measured, RolledBack, Saved, Started, Trained, train_run
 from fromnoise.train import Learner
+from fromnoise.verb import common
 from fromnoise.verb.common import stopping
 
 EVERYTHING: dict[str, Any] = {
@@ -213,12 +214,20 @@ def test_killed_outright_while_it_saves_at_every_step(tmp_path: Path, straight: 
 
 
 @pytest.mark.usefixtures("undisturbed")
-def test_a_second_signal_ends_at_once_and_the_handlers_are_put_back() -> None:
-    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+def test_a_second_wish_ends_at_once_and_the_handlers_are_put_back(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A queue tells every process, and torchrun passes on what it was told: two signals, and one wish."""
+    before, now = (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)), 100.0
+    monkeypatch.setattr(common.time, "monotonic", lambda: now)
     with stopping() as stop:
         assert not stop.is_set()
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.is_set()
+        now += 1.9
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert capsys.readouterr().err.count("stopping after this step") == 1
+        now += 0.2
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before

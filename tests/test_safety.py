@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.torch
+import torch
 from PIL import Image
 from safetensors import SafetensorError
 from tests import tiny
@@ -173,7 +174,7 @@ def test_a_real_disk_that_is_full_and_then_read_only(tmp_path: Path) -> None:
     arguments = (place, tiny.preset(tmp_path, SMALL), kept)
     result = subprocess.run(
         [*["unshare", "-rm"], sys.executable, "-c", textwrap.dedent(ON_A_SMALL_DISK), *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": str(tiny.SOURCE), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": str(tiny.SOURCE), "OMP_NUM_THREADS": str(torch.get_num_threads())},
         capture_output=True,
         text=True,
         timeout=100,
@@ -456,8 +457,9 @@ def test_a_time_limit_that_is_not_reached_changes_nothing(tmp_path: Path, capsys
 
 
 @pytest.mark.usefixtures("undisturbed")
-def test_a_signal_after_the_time_limit_does_not_cut_off_the_saving() -> None:
+def test_a_signal_after_the_time_limit_does_not_cut_off_the_saving(monkeypatch: pytest.MonkeyPatch) -> None:
     """A queue sends one soon after; only the second says that nothing matters any more."""
+    monkeypatch.setattr(common, "_SAME_WISH", 0.0)
     with stopping((time.time() - 1, "1s")) as stop:
         assert stop.wait(10)
         os.kill(os.getpid(), signal.SIGTERM)

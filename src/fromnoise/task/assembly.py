@@ -64,10 +64,11 @@ def assemble(
         if device.type == "cuda":
             network = network.to(memory_format=torch.channels_last)  # pyright: ignore - a missing overload
     learner = Learner(network, settings, team)
-    called: nn.Module = network
+    called: nn.Module = team.share(network)
     if pays_to_compile(settings.compile, device, steps):
-        called = torch.compile(network)  # pyright: ignore[reportAssignmentType] - it is a module
-    denoiser = build_denoiser(config, team.share(called), training=True)
+        # From outside DDP the compiler sees its buckets, and cuts the backward pass where they can begin to travel.
+        called = torch.compile(called)  # pyright: ignore[reportAssignmentType] - it is a module
+    denoiser = build_denoiser(config, called, training=True)
     return Assembly(config, pictures, team, shape, learner, denoiser)
 
 

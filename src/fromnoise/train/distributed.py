@@ -83,6 +83,7 @@ class Together(Team):
     @contextmanager
     def unshared(self, called: nn.Module) -> Iterator[None]:
         """Gradients add up on each process until the first backward pass outside."""
+        called = getattr(called, "_orig_mod", called)  # Of a compiled network.
         if isinstance(called, nn.parallel.DistributedDataParallel):
             with called.no_sync():
                 yield

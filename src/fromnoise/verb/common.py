@@ -21,6 +21,7 @@ from fromnoise.task.prepare import known_pictures as task_known_pictures
 from fromnoise.task.train import Ended
 from fromnoise.worker import here
 
+_SAME_WISH = 2.0  # Seconds in which signals are one wish: a queue tells every process, and torchrun passes it on.
 _LONGEST = 10 * 366 * 86400  # seconds: ten years; a timer cannot wait for just any
 
 
@@ -125,19 +126,22 @@ def reading() -> Iterator[Any]:
 
 @contextlib.contextmanager
 def stopping(until: tuple[float, str] | None = None) -> Iterator[threading.Event]:
-    """Ctrl-C and SIGTERM ask for a stop after the step at hand; a second one ends at once.
+    """Ctrl-C and SIGTERM ask for a stop after the step at hand; once more, a moment later, they end it at once.
 
     So does the time limit, at ``until``: a time as ``time.time`` tells it, and the limit as it was said.
     """
-    stop, asked, before = threading.Event(), threading.Event(), {}
+    stop, before = threading.Event(), {}
+    asked: list[float] = []
 
     def ask(number: int, _: object) -> None:
         worker = here()
         if worker is not None and worker.torn_down:
             raise Lost("another process of this training is gone; from the last checkpoint all can go on")
-        if asked.is_set():  # A signal after the time limit is the first one: what is being saved must not be lost.
-            raise KeyboardInterrupt
-        asked.set()
+        if asked:  # A signal after the time limit is the first one: what is being saved must not be lost.
+            if time.monotonic() - asked[0] > _SAME_WISH:
+                raise KeyboardInterrupt
+            return
+        asked.append(time.monotonic())
         stop.set()
         say("fromnoise: stopping after this step, and saving (once more to stop at once)")
 

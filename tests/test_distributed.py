@@ -13,6 +13,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,12 +26,14 @@ import torch
 from benchmarks import scale
 from tests import tiny
 from tests.together import seen, train
+from torch.distributed import HashStore, Store
 
 from fromnoise.cli import main
 from fromnoise.network.layers import SwishNorm
 from fromnoise.run import open_run
 from fromnoise.schema import merge
 from fromnoise.task.sample import Drawn, draw
+from fromnoise.train.attempt import own_store
 from fromnoise.train.team import Alone
 from fromnoise.worker import FOLDER, Worker, here
 
@@ -346,6 +350,31 @@ def test_a_stop_asked_for_before_a_worker_is_known_is_heard(tmp_path: Path) -> N
     (tmp_path / "stop").touch()
     assert not worker.torn_down
     assert worker.begin() == 0 and (tmp_path / "verdict").read_text() == "130"
+
+
+def test_an_attempt_has_a_store_of_its_own_whatever_the_dead_have_left() -> None:
+    """Of the first attempt two processes came, asked, and died; the second has one more, and the last comes late."""
+    store, patience = HashStore(), timedelta(seconds=20)
+
+    def attempt(size: int, late: float = 0.0) -> list[Store]:
+        def come(rank: int) -> Store:
+            time.sleep(late * (rank == size - 1))
+            return own_store(store, rank, size, patience)
+
+        with ThreadPoolExecutor(size) as pool:
+            return list(pool.map(come, range(size)))
+
+    first = attempt(2)
+    first[1].set("address", "of the dead")
+    assert first[0].get("address") == b"of the dead"
+    store.set("asks/2", "a word of one who died before the answer")
+    second = attempt(3, late=0.3)
+    assert not any(each.check(["address"]) for each in second)
+    second[2].set("address", "of the living")
+    assert [each.get("address") for each in second] == [b"of the living"] * 3
+    assert first[1].get("address") == b"of the dead"
+    with pytest.raises(RuntimeError, match="timed out: process 1 of 2 has not come"):
+        own_store(store, 0, 2, timedelta(seconds=0.1))
 
 
 # ------------------------------------------------------------------------------------------------------ shares of work

@@ -24,6 +24,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from fromnoise.errors import FromnoiseError, Lost
+from fromnoise.train.attempt import own_store
 from fromnoise.train.team import Team
 
 _PATIENCE = timedelta(days=1)  # The others wait while one decodes all pictures; who has died is noticed at once.
@@ -123,9 +124,9 @@ def together(device: torch.device) -> Iterator[Together]:
     try:
         if device.type == "cuda":
             torch.cuda.set_device(device)
-            dist.init_process_group("nccl", device_id=device)
+            dist.init_process_group("nccl", device_id=device, **_meeting_place())
         else:
-            dist.init_process_group("gloo", timeout=_PATIENCE)
+            dist.init_process_group("gloo", timeout=_PATIENCE, **_meeting_place())
         team = Together(device, int(os.environ.get("LOCAL_RANK", os.environ["RANK"])))
         try:
             yield team
@@ -140,6 +141,16 @@ def together(device: torch.device) -> Iterator[Together]:
         if isinstance(error, dist.DistError) or any(word in str(error).lower() for word in _GONE):
             raise Lost("another process of this training is gone; from the last checkpoint all can go on") from error
         raise
+
+
+def _meeting_place() -> dict[str, Any]:
+    """Where torchrun lends a store, a part of it that those of earlier attempts do not know."""
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != str(True):
+        return {}
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = dist.TCPStore(address, port, size, is_master=False, timeout=_PATIENCE)
+    return {"store": own_store(store, rank, size, _PATIENCE), "rank": rank, "world_size": size}
 
 
 def _part() -> None:

@@ -135,8 +135,6 @@ def _launch(count: int, words: list[str], device: torch.device, *, debug: bool) 
 @contextlib.contextmanager
 def _environment(count: int, folder: Path, device: torch.device, *, debug: bool) -> Iterator[None]:
     """What the workers find in theirs. Threads are shared out: more of them than cores would wait for one another."""
-    # With one store for all attempts, new workers would look for the dead ones at their old ports.
-    said = {FOLDER: str(folder), "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     one = torch.get_num_threads()
     threads = max(1, one // count)
     usual = {"OMP_NUM_THREADS": str(threads), "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "10"}
@@ -148,7 +146,7 @@ def _environment(count: int, folder: Path, device: torch.device, *, debug: bool)
         each = "1 thread" if threads == 1 else f"{threads} threads"
         say(f"fromnoise: {count} processes with {each} each")
     before = dict(os.environ)
-    os.environ.update({**usual, **before, **said})
+    os.environ.update({**usual, **before, FOLDER: str(folder)})
     try:
         yield
     finally:

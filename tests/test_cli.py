@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from fromnoise.parameterization import Karras
 from fromnoise.run import open_run, with_config
 from fromnoise.sampler import Ancestral
 from fromnoise.task.prepare import settle
+from fromnoise.verb.common import program
 
 Said = tuple[int, str, str]
 Say = Callable[..., Said]
@@ -733,3 +735,49 @@ def test_ctrl_c_while_sampling_writes_nothing(
     code, out, err = say("sample", trained, "--out", tmp_path / "s.png")
     assert (code, out, err.splitlines()[-1]) == (130, "", "fromnoise: interrupted")
     assert len(calls) == 1 and list(tmp_path.iterdir()) == []
+
+
+# ---------------------------------------------------------------------------------------------------- ends from without
+
+
+@pytest.mark.usefixtures("undisturbed")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_before_there_is_anything_to_save_ends_in_one_line(
+    number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def reading(*_: object) -> int:
+        os.kill(os.getpid(), number)
+        time.sleep(10)
+        raise AssertionError
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("fromnoise.verb.inspect", reading)
+    assert main(["inspect", "digits"]) == 130
+    assert capsys.readouterr() == ("", "fromnoise: interrupted\n")
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize(
+    ("called", "known", "worker", "said"),
+    [
+        ("/venv/bin/fromnoise", True, {}, "fromnoise"),
+        ("/venv/bin/fromnoise", False, {}, "/venv/bin/fromnoise"),
+        ("/venv/lib/fromnoise/__main__.py", True, {}, "fromnoise"),
+        ("/venv/lib/fromnoise/__main__.py", False, {}, "python -m fromnoise"),
+        ("/venv/bin/pytest", False, {}, "fromnoise"),
+        (
+            "/venv/lib/fromnoise/__main__.py",
+            True,
+            {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "x"},
+            "torchrun … -m fromnoise",
+        ),
+    ],
+)
+def test_what_to_type_is_what_was_typed(
+    called: str, known: bool, worker: dict[str, str], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", [called])
+    monkeypatch.setattr("shutil.which", lambda name: f"/bin/{name}" if known else None)
+    for name, value in worker.items():
+        monkeypatch.setenv(name, value)
+    assert program() == said

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -263,7 +264,7 @@ def test_a_killed_process_and_ctrl_c_change_nothing(tmp_path: Path) -> None:
     assert "Traceback" not in err and "torch" not in err and "fault" not in err
     assert err.count("going on at step") == 1, "it should have gone on once, from a checkpoint"
     assert err.count("stopping after this step") == 1
-    [said] = re.findall("stopped and saved at .* pictures .*; go on with: fromnoise (.*)\n", err)
+    [said] = re.findall("stopped and saved at .* pictures .*; go on with: (?:python -m )?fromnoise (.*)\n", err)
     images = max(int(path.name) for path in saved.iterdir())
     assert 240 <= images < 720
     assert json.loads(out) == {**json.loads(out), "step": images // 8, "images": images, "finished": False}
@@ -275,6 +276,37 @@ def test_a_killed_process_and_ctrl_c_change_nothing(tmp_path: Path) -> None:
     _, err = again.communicate(timeout=100)
     assert again.returncode == 0, err
     tiny.assert_same_run(tmp_path / "disturbed", tmp_path / "undisturbed")
+
+
+def torchrun(*words: str) -> tuple[int, str, str]:
+    """The code, stdout and stderr of fromnoise under torchrun, on two processes."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    known = {**os.environ, "PYTHONPATH": str(tiny.SOURCE), "OMP_NUM_THREADS": "1"}
+    command = [*launcher, "--max-restarts", "1", "-m", "fromnoise", *words]
+    done = subprocess.run(command, env=known, capture_output=True, text=True, timeout=100, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_torchrun_sees_the_losses_of_one_process(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny.preset(tmp_path, NET)
+    words = ["train", "digits", "--preset", str(tmp_path / "tiny.toml"), "--steps", "4", "--json"]
+    words += ["--set", "train.report_every=1", "--out"]
+    assert main([*words, str(tmp_path / "one")]) == 0
+    told = json.loads(capsys.readouterr().out)
+    code, out, err = torchrun(*words, str(tmp_path / "two"))
+    assert code == 0, err
+    assert {**json.loads(out), "run": None, "seconds": None} == {**told, "run": None, "seconds": None}
+    ours, theirs = ([line["loss"] for line in tiny.lines(tmp_path / name)[:4]] for name in ("two", "one"))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+
+
+def test_torchrun_hears_of_wrong_use_once(tmp_path: Path) -> None:
+    """And is not kept waiting by the second start, which it makes whatever went wrong."""
+    tiny.preset(tmp_path, NET)
+    words = ["train", "digits", "--preset", str(tmp_path / "tiny.toml"), "--out", str(tmp_path / "run")]
+    code, out, err = torchrun(*words, "--steps", "2", "--set", "train.batch_size=1")
+    assert code == 1 and out == ""  # torchrun's own code for any failure
+    assert err.count("cannot be shared evenly by 2 processes") == 1 and "Gloo" not in err
 
 
 def test_what_all_processes_refuse_is_said_once(tmp_path: Path) -> None:
@@ -344,11 +376,33 @@ def test_the_first_to_know_the_end_speaks_and_nobody_is_started_anew(tmp_path: P
     assert here({}) is None and here({**known, "WORLD_SIZE": "1", "RANK": "0"}) is None
 
 
+def test_under_torchrun_what_starting_anew_cannot_mend_ends_every_other_start(tmp_path: Path) -> None:
+    """Its folder: attempt_0/0/error.json and so on, here as torchrun tells it."""
+
+    def started(attempt: int, rank: int) -> Worker:
+        place = tmp_path / f"attempt_{attempt}" / str(rank)
+        place.mkdir(parents=True)
+        torchrun = {"TORCHELASTIC_ERROR_FILE": str(place / "error.json"), "MASTER_ADDR": "x"}
+        found = here({"RANK": str(rank), "WORLD_SIZE": "2", **torchrun})
+        assert found is not None
+        return found
+
+    first, second = (started(0, rank) for rank in (0, 1))
+    assert first.begin() is second.begin() is None and first.shared == tmp_path
+    assert first.end(1, died=True) == (False, 1)
+    again, other = (started(1, rank) for rank in (0, 1))
+    assert again.begin() is other.begin() is None, "a death may be mended"
+    assert other.end(2, died=False) == (True, 2) and again.end(2, died=False) == (False, 2)
+    assert started(2, 0).begin() == started(2, 1).begin() == 2
+
+
 def test_a_stop_asked_for_before_a_worker_is_known_is_heard(tmp_path: Path) -> None:
     worker = Worker(0, 2, tmp_path, None)
-    assert worker.torn_down, "a signal without a wish comes from the launcher"
-    (tmp_path / "stop").touch()
-    assert not worker.torn_down
+    assert worker.torn_down(), "a signal without a wish comes from the launcher"
+    launcher = threading.Timer(0.2, (tmp_path / "stop").touch)
+    launcher.start()
+    assert not worker.torn_down(), "told of the stop itself, a moment before the launcher"
+    launcher.join()
     assert worker.begin() == 0 and (tmp_path / "verdict").read_text() == "130"
 
 

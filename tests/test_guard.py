@@ -9,8 +9,9 @@ import torch
 from tests import tiny
 from torch import Tensor
 
+from fromnoise.checkpoint import RunFolder
 from fromnoise.errors import FromnoiseError, WrongUse
-from fromnoise.task.train import RolledBack, Trained, train_run
+from fromnoise.task.train import Ended, Noted, RolledBack, Trained, train_run
 from fromnoise.train.guard import WINDOW, Guard, GuardSettings
 from fromnoise.train.learner import Learner
 from fromnoise.train.scale import FLOOR, LossScale
@@ -160,8 +161,38 @@ def test_it_gives_up_after_so_many_times_with_one_line(tmp_path: Path, monkeypat
     with pytest.raises(FromnoiseError, match=r"^training diverges: .* by step 32.*; it went back 1 times") as caught:
         collect(settings, tmp_path)
     assert "\n" not in str(caught.value) and caught.value.exit_code == 1
-    with pytest.raises(FromnoiseError, match="it may not go back, and gives up"):
-        collect(tiny.config(SMALL, {"train": {"guard": {"rollbacks": 0}}}, **SETTINGS), tmp_path / "other")
+    assert f"What was saved before is in {tmp_path}/checkpoints; look at the pictures, or start another run with a" in (
+        str(caught.value)
+    )
+    settings = tiny.config(SMALL, {"train": {"guard": {"rollbacks": 0}}}, **{**SETTINGS, "checkpoint_every": 800})
+    with pytest.raises(FromnoiseError, match=r"it may not go back, and gives up\. Nothing was saved; look at"):
+        collect(settings, tmp_path / "other")
+
+
+def test_a_run_does_not_end_on_steps_that_were_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer than make it go back on the way: here there is no more to come that could show whether all is well."""
+    ruin(monkeypatch, while_=lambda learner: not learner.rollbacks and learner.step >= 45)
+    events = collect(tiny.config(SMALL, **SETTINGS), tmp_path)
+    [back] = [event for event in events if isinstance(event, RolledBack)]
+    assert back.images == 320 and back.why.startswith("the guard was leaving steps out at the end, step 48, the last ")
+    assert events[-1] == Ended(tmp_path, 48 * 8, 48, True)
+    ruin(monkeypatch, while_=lambda learner: learner.step >= 45)
+    with pytest.raises(FromnoiseError, match=r"at the end, step 48.*; it went back 2 times"):
+        collect(tiny.config(SMALL, **SETTINGS), tmp_path / "again")
+
+
+def test_a_stop_among_steps_that_are_left_out_saves_nothing_and_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ruin(monkeypatch, while_=lambda learner: 16 <= learner.step < 20)
+    settings = tiny.config(SMALL, **SETTINGS)
+    *_, noted, ended = tiny.run(settings, tmp_path / "run", stop_at=18)
+    assert isinstance(noted, Noted) and noted.text.startswith("the last steps were left out, so they are not saved")
+    assert ended == Ended(tmp_path / "run", 80, 10, False)
+    assert RunFolder(tmp_path / "run").latest()[0].images == 80
+    tiny.run(settings, tmp_path / "run")
+    tiny.run(settings, tmp_path / "whole")
+    tiny.assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 
 # ----------------------------------------------------------------------------------------------------------- loss scale

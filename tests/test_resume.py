@@ -190,7 +190,9 @@ def test_a_signal_saves_and_says_how_to_go_on(
     code, err, out = stopped(tmp_path, number, has_reported)
     assert code == 130, err
     *_, last = err.splitlines()
-    said = re.fullmatch(r"fromnoise: stopped and saved at ([\d,]+) pictures in (.+); go on with: fromnoise (.+)", last)
+    said = re.fullmatch(
+        r"fromnoise: stopped and saved at ([\d,]+) pictures in (.+); go on with: (?:python -m )?fromnoise (.+)", last
+    )
     assert said is not None, err
     found, damaged = RunFolder(out).latest()
     assert damaged == [] and 56 <= found.images < 400
@@ -388,7 +390,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_is_not_saved(tmp_path: Pa
     assert re.fullmatch(
         r"training diverges: too many steps in a row were left out by step \d+, the last with a loss of \w+ and a "
         r"gradient of norm \w+; it went back 2 times, each time to a lower rate, and gives up\. What was saved before "
-        r"is in \S+; lower train\.lr, set train\.clip = 1, or look at the pictures",
+        r"is in \S+; look at the pictures, or start another run with a lower train\.lr and train\.clip = 1",
         str(caught.value),
     )
     assert caught.value.exit_code == 1

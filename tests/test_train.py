@@ -1,6 +1,7 @@
 """One step of training is the paper's, to the letter: against the same step written plainly, and by its formulas."""
 
 import math
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -400,6 +401,22 @@ def test_times_are_uniform_and_noise_is_normal_from_picture_to_picture() -> None
     pixels = eps.flatten(1)
     neighbours = (pixels[1:] * pixels[:-1]).mean()
     assert abs(neighbours) < 0.013
+
+
+def test_what_a_gpu_fetches_is_pinned_in_the_thread_that_makes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    pinned: dict[int, str] = {}
+
+    def pin(self: Tensor) -> Tensor:
+        pinned[id(self)] = threading.current_thread().name
+        return self
+
+    monkeypatch.setattr(Tensor, "pin_memory", pin)
+    [plain] = batches(TrainSettings(batch_size=8)).stream(0, 1)
+    assert not pinned
+    [batch] = batches(TrainSettings(batch_size=8), pin=True).stream(0, 1)
+    sent = [value for value in (batch.images, batch.eps, batch.labels) if value is not None]
+    assert all(pinned[id(value)].startswith("batches") for value in sent)
+    assert torch.equal(batch.images, plain.images) and torch.equal(batch.eps, plain.eps)
 
 
 def test_what_fails_in_the_thread_is_told_in_the_loop() -> None:

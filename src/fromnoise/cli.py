@@ -8,9 +8,11 @@ import argparse
 import contextlib
 import importlib
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,7 +24,12 @@ from fromnoise.worker import here
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code."""
-    words, worker = list(sys.argv[1:] if argv is None else argv), here()
+    with _ending_on_request():
+        return _main(list(sys.argv[1:] if argv is None else argv))
+
+
+def _main(words: list[str]) -> int:
+    worker = here()
     if worker is None:
         code, wrong, _ = _run(words)
         if wrong is not None:
@@ -65,6 +72,26 @@ def _run(words: list[str]) -> tuple[int, str | None, bool]:
             return known.exit_code, str(known), isinstance(known, Lost)
         what = f"{type(error).__name__}: {' '.join(str(error).split())}"
         return 1, f"{what} (a fault of fromnoise; --debug shows where)", False
+
+
+@contextlib.contextmanager
+def _ending_on_request() -> Iterator[None]:
+    """SIGTERM is as good as Ctrl-C, from the first moment on."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ask(number: int, _: object) -> None:
+        worker = here()
+        if worker is not None and worker.torn_down():
+            raise Lost("another process is gone")
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, ask)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _complain(text: str) -> None:
@@ -142,18 +169,7 @@ def _parser() -> _Parser:
         "data", metavar="DATA", help="pictures: a folder, .zip, .npz, .parquet, .tar, hub:…, digits or emoji"
     )
     train.add_argument("--out", type=Path, metavar="RUN", help="run folder (runs/ and the name of DATA)")
-    train.add_argument("--preset", metavar="P", help="a shipped preset or a .toml file (chosen by the pictures' size)")
-    train.add_argument("--resolution", metavar="N|HxW", help="size of the pictures in pixels (what most of them fill)")
-    train.add_argument("--channels", type=int, metavar="C", help="1, 3 or 4 (what the pictures show; 4 keeps alpha)")
-    train.add_argument("--fit", metavar="HOW", help="crop, pad or stretch other proportions (crop)")
-    train.add_argument("--classes", action="store_true", help="sub-folders, or the labels of a table, are classes")
-    train.add_argument("--labels", metavar="TABLE", help="a CSV, JSON or JSONL file with a label or caption a picture")
-    train.add_argument("--flip", action="store_true", help="mirror every second picture, by chance")
-    train.add_argument("--strict", action="store_true", help="refuse unreadable pictures instead of skipping them")
-    length = train.add_mutually_exclusive_group()
-    length.add_argument("--steps", type=int, metavar="N", help="length of the run in optimizer steps")
-    length.add_argument("--epochs", type=float, metavar="N", help="length in passes over the data")
-    length.add_argument("--images", type=int, metavar="N", help="length in pictures seen")
+    _data_and_length(train)
     train.add_argument(
         "--micro-batch", metavar="auto|N", help="compute a batch N pictures at a time; auto: as many as memory holds"
     )
@@ -164,10 +180,7 @@ def _parser() -> _Parser:
 
     estimate = _verb(verbs, "estimate", "what a training would take: memory, time, disk, and how much arithmetic")
     estimate.add_argument("data", metavar="DATA", help="pictures, as for train; they are not decoded")
-    estimate.add_argument("--preset", metavar="P", help="a shipped preset or a .toml file (chosen by their size)")
-    estimate.add_argument("--resolution", metavar="N|HxW", help="size in pixels (what most of the pictures fill)")
-    estimate.add_argument("--channels", type=int, metavar="C", help="1, 3 or 4 (what the pictures show)")
-    estimate.add_argument("--classes", action="store_true", help="sub-folders, or the labels of a table, are classes")
+    _data_and_length(estimate)
     _settings(estimate)
 
     sample = _verb(verbs, "sample", "draw pictures from a run folder or a .safetensors file")
@@ -272,6 +285,22 @@ def _verb(verbs: Any, name: str, text: str) -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
+
+
+def _data_and_length(parser: argparse.ArgumentParser) -> None:
+    """What train and estimate are told alike."""
+    parser.add_argument("--preset", metavar="P", help="a shipped preset or a .toml file (chosen by the pictures' size)")
+    parser.add_argument("--resolution", metavar="N|HxW", help="size of the pictures in pixels (what most of them fill)")
+    parser.add_argument("--channels", type=int, metavar="C", help="1, 3 or 4 (what the pictures show; 4 keeps alpha)")
+    parser.add_argument("--fit", metavar="HOW", help="crop, pad or stretch other proportions (crop)")
+    parser.add_argument("--classes", action="store_true", help="sub-folders, or the labels of a table, are classes")
+    parser.add_argument("--labels", metavar="TABLE", help="a CSV, JSON or JSONL file with a label or caption a picture")
+    parser.add_argument("--flip", action="store_true", help="mirror every second picture, by chance")
+    parser.add_argument("--strict", action="store_true", help="refuse unreadable pictures instead of skipping them")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--steps", type=int, metavar="N", help="length of the run in optimizer steps")
+    length.add_argument("--epochs", type=float, metavar="N", help="length in passes over the data")
+    length.add_argument("--images", type=int, metavar="N", help="length in pictures seen")
 
 
 def _settings(parser: argparse.ArgumentParser) -> None:

@@ -90,6 +90,8 @@ def follow(events: Iterable[Event]) -> Event | None:
             elif isinstance(last, Measured):
                 loss, rate = last.line["loss"], last.line["images_per_second"]
                 note = f"{'no step taken' if loss is None else f'loss {loss:.4f}'}, {rate:.4g} pictures/s"
+                if last.line["skipped"]:
+                    note += f", {last.line['skipped']} steps left out by the guard"
             elif isinstance(last, Trained) and meter is not None:
                 meter.show(last.report.step, note)
             elif isinstance(last, Saved) and meter is not None:

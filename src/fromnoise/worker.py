@@ -9,11 +9,13 @@ well, and of an error the process that met it first. ``fromnoise … --processes
 
 A launcher starts workers anew when one ends with another code than 0. That is right where one has died, and wrong where
 the command has come to its end, good or bad: then there is a verdict, and a worker that finds one has nothing to do.
+torchrun lends a folder for logs: a verdict there, of what starting anew cannot mend, ends all later starts at once.
 """
 
 import contextlib
 import os
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,8 @@ FOLDER = "FROMNOISE_WORKERS"
 """The environment variable that names the folder."""
 
 _STOPPED = 130  # After Ctrl-C and its like. A launcher would take it for a death, so it is told 0.
+_VERDICT = "fromnoise-verdict"  # In torchrun's folder, where other files lie as well.
+_MOMENT = 1.0  # Seconds within which the launcher hears of a stop that all processes were told of.
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,8 @@ class Worker:
     def begin(self) -> int | None:
         """To be called first: the exit code at once, if there is nothing to do any more."""
         if self.folder is None:
-            return None
+            found = None if self.attempt is None else self.attempt.parent / _VERDICT
+            return int(found.read_text()) if found is not None and found.exists() else None
         if (self.folder / "verdict").exists():
             return 0
         (self.folder / str(self.rank)).write_text(str(os.getpid()))
@@ -49,9 +54,26 @@ class Worker:
         return None
 
     @property
+    def shared(self) -> Path | None:
+        """A folder that the workers of this machine share, also when they are started anew; ``None`` if there is none.
+
+        What is put there needs a name that says whose it is.
+        """
+        return self.folder or (None if self.attempt is None else self.attempt.parent)
+
     def torn_down(self) -> bool:
-        """When a signal comes: whether the launcher clears up after another worker, and nobody asked for a stop."""
-        return self.folder is not None and not (self.folder / "stop").exists()
+        """When a signal comes: whether the launcher clears up after another worker, and nobody asked for a stop.
+
+        A stop that all processes are told of may be heard here first, so the launcher gets a moment to hear it too.
+        """
+        if self.folder is None:
+            return False
+        until = time.monotonic() + _MOMENT
+        while not (self.folder / "stop").exists():
+            if time.monotonic() > until:
+                return True
+            time.sleep(0.01)
+        return False
 
     @contextlib.contextmanager
     def silence(self, *, debug: bool) -> Iterator[None]:
@@ -72,9 +94,11 @@ class Worker:
         if died:
             return False, code
         if self.folder is None:
-            place = self.attempt
+            place, told = self.attempt, 0 if code == _STOPPED else code
             speaks = _claim(place / "fromnoise-said", "") if code and place is not None else self.rank == 0
-            return speaks, 0 if code == _STOPPED else code
+            if told and place is not None:
+                _claim(place.parent / _VERDICT, str(told))
+            return speaks, told
         first = _claim(self.folder / "verdict", str(code)) if code or self.rank == 0 else False
         return first, 0 if code == _STOPPED else code
 

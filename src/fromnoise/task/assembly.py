@@ -43,6 +43,7 @@ class Assembly:
             rank=self.team.rank,
             size=self.team.size,
             draws=DRAWS if settings.augment.active else 0,
+            pin=self.learner.parameters[0].device.type == "cuda",
         )
 
 

@@ -173,7 +173,7 @@ class Recorder:
         if not math.isfinite((self.loss + self.grad_norm).item()):
             raise FromnoiseError(
                 f"the loss or its gradient is no longer a number at step {self.learner.step}: nothing was saved after "
-                f"the last good checkpoint in {self.folder.checkpoints}; lower train.lr, or set train.clip = 1"
+                f"the last good checkpoint in {self.folder.checkpoints}; start another run with a lower train.lr"
             )
 
 

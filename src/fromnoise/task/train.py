@@ -87,7 +87,7 @@ class RolledBack:
 
 @dataclass(frozen=True)
 class Ended:
-    """The run is at its end, or was stopped before it (``finished`` is false); everything is saved."""
+    """The run is at its end, or was stopped before it (``finished`` is false); so much of it is saved."""
 
     run: Path
     images: int
@@ -143,6 +143,7 @@ class _Training:
         self.learner, self.network = self.assembly.learner, self.assembly.learner.network
         self._averages = Averages.of(folder.path)
         self.doubtful: int | None = None  # Where the run went back to, until it has saved something since.
+        self.saved = (0, 0)  # Pictures and steps of the newest checkpoint.
 
     def events(self, captions: Iterable[tuple[str, str]] | None) -> Iterator[TrainEvent]:
         """Hold the run, and train."""
@@ -180,11 +181,12 @@ class _Training:
                 found = self._go_back(lost)
                 yield RolledBack(learner.images, learner.step, lost)
                 lost = yield from self._until_lost(found)
-            yield Ended(folder.path, learner.images, learner.step, learner.step >= self.total)
+            yield Ended(folder.path, *self.saved, learner.step >= self.total)
 
     def _until_lost(self, found: Checkpoint | None) -> Generator[TrainEvent, None, str | None]:
         """Train from ``found`` to the end or until stopped, and return ``None``; or until lost, and return why."""
         settings, learner, team = self.config.train, self.learner, self.team
+        self.saved = (learner.images, learner.step)
         batches, denoiser = self.assembly.batches(self._seed()), self.assembly.denoiser
         steps = train(learner, denoiser, self.config.objective, self.config.codec, batches, self.total, team)
         run = Recorder(self.folder, self.config, self.saved_config, learner, self.pictures, found, team)
@@ -193,18 +195,24 @@ class _Training:
             for report in steps:
                 run.add(report)
                 yield Trained(report)
-                last = self._stopped() or report.step == self.total
+                at_end = report.step == self.total
+                last = self._stopped() or at_end
                 if (report.step % _LOOK == 0 or last) and learner.guard.lost():
-                    return _why(report)
+                    return _why(report, "too many steps in a row were left out by")
+                if at_end and learner.guard.alarmed():  # No step comes after it to show that the weights are sound.
+                    return _why(report, "the guard was leaving steps out at the end,")
                 if report.step % settings.report_every == 0 or report.step == self.total:
                     yield Measured(run.measure(report))
                 yield from self._look(run, stopping=last and report.step < self.total)
                 if run.due(settings.average_every or settings.checkpoint_every) or report.step == self.total:
                     self._keep_averages()
-                # Weights that make the guard leave steps out may be ruined already: not to be gone back to.
-                if last or (run.due(settings.checkpoint_every) and not learner.guard.alarmed()):
-                    yield Saved(run.save())
-                    self.doubtful = None
+                if last or run.due(settings.checkpoint_every):
+                    # Weights that make the guard leave steps out may be ruined already: not to be gone back to.
+                    if not learner.guard.alarmed():
+                        yield Saved(run.save())
+                        self.doubtful, self.saved = None, (learner.images, learner.step)
+                    elif last:
+                        yield Noted("the last steps were left out, so they are not saved, and will be done again")
                 for note in run.take_notes():
                     yield Noted(note)
                 if last:
@@ -243,9 +251,12 @@ class _Training:
         before = [*learner.rollbacks, why]
         if len(before) > allowed:
             tried = f"went back {allowed} times, each time to a lower rate" if allowed else "may not go back"
+            found, _ = self.folder.latest()
+            kept = "Nothing was saved" if found is None else f"What was saved before is in {self.folder.checkpoints}"
+            clip = "" if self.config.train.clip else " and train.clip = 1"
             raise FromnoiseError(
-                f"training diverges: {why}; it {tried}, and gives up. What was saved before is in "
-                f"{self.folder.checkpoints}; lower train.lr, set train.clip = 1, or look at the pictures"
+                f"training diverges: {why}; it {tried}, and gives up. {kept}; look at the pictures, or start another "
+                f"run with a lower train.lr{clip}"
             )
         self.team.wait()  # The first process may still be writing the checkpoint to go back to.
         found, _ = self.folder.latest(below=self.doubtful)
@@ -264,9 +275,6 @@ class _Training:
         return found
 
 
-def _why(report: Report) -> str:
+def _why(report: Report, what: str) -> str:
     loss, norm = report.loss.item(), report.grad_norm.item()
-    return (
-        f"too many steps in a row were left out by step {report.step}, "
-        f"the last with a loss of {loss:.4g} and a gradient of norm {norm:.4g}"
-    )
+    return f"{what} step {report.step}, the last with a loss of {loss:.4g} and a gradient of norm {norm:.4g}"

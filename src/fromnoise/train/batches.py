@@ -7,9 +7,9 @@ next batches are made in a thread while the network computes.
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Protocol
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
@@ -66,6 +66,11 @@ class Batch:
         said = {"label": self.labels, "values": self.values}
         return {name: all_[rows].to(device, non_blocking=True) for name, all_ in said.items() if all_ is not None}
 
+    def pinned(self) -> Self:
+        """The same, where a GPU fetches it while it computes; from other memory it would be waited for."""
+        sent = {"images": self.images, "eps": self.eps, "labels": self.labels, "values": self.values}
+        return replace(self, **{name: all_.pin_memory() for name, all_ in sent.items() if all_ is not None})
+
 
 @dataclass(frozen=True, kw_only=True)
 class Batches:
@@ -74,7 +79,7 @@ class Batches:
     With probability ``label_dropout`` nothing is said of a picture: its label is ``null_label``, its values are NaN.
     ``batch_size`` counts the pictures of a step on all processes; process ``rank`` of ``size`` sees its share of them.
     What is drawn for a picture depends on its place in the step, not on who sees it; ``draws`` numbers of it are for
-    augmentation.
+    augmentation. ``pin`` asks for batches that a GPU can fetch while it computes.
     """
 
     pictures: Pictures
@@ -87,6 +92,7 @@ class Batches:
     rank: int = 0
     size: int = 1
     draws: int = 0
+    pin: bool = False
 
     def indices(self, step: int) -> list[int]:
         """The pictures of a step: passes over the data without gaps, each in an order of its own."""
@@ -118,7 +124,8 @@ class Batches:
         if values is not None:
             values = torch.where(hidden[:, None], torch.nan, values[indices])
         seeds = tuple(key_to_seed("dropout", self.seed, step, first + row) for row in range(share))
-        return Batch(images, labels, chances[:, 0], eps, values, first, seeds, draws if self.draws else None)
+        batch = Batch(images, labels, chances[:, 0], eps, values, first, seeds, draws if self.draws else None)
+        return batch.pinned() if self.pin else batch
 
     def stream(self, start: int, stop: int) -> Iterator[Batch]:
         """The batches of steps ``start`` … ``stop`` − 1, made a little ahead in a thread."""

@@ -26,9 +26,14 @@ _LONGEST = 10 * 366 * 86400  # seconds: ten years; a timer cannot wait for just 
 
 
 def program() -> str:
-    """What to type for this program: its name if the shell finds it, else the path it was called by."""
-    called = sys.argv[0]
-    return called if Path(called).name == "fromnoise" and shutil.which("fromnoise") is None else "fromnoise"
+    """What to type for this program: its name if the shell finds it, else the path or module it was called by."""
+    called, worker = sys.argv[0], here()
+    if worker is not None and worker.folder is None:
+        return "torchrun … -m fromnoise"  # What stood in between is not known here.
+    if shutil.which("fromnoise") is not None:
+        return "fromnoise"
+    by_module = Path(called).parts[-2:] == ("fromnoise", "__main__.py")
+    return "python -m fromnoise" if by_module else called if Path(called).name == "fromnoise" else "fromnoise"
 
 
 def sets(args: Any) -> dict[str, Any]:
@@ -68,9 +73,9 @@ def seconds_of(text: str) -> float:
 def began() -> float:
     """When this command began, as ``time.time`` tells it; for workers started anew, when the first ones did."""
     worker = here()
-    if worker is None or worker.folder is None:
+    if worker is None or worker.shared is None:
         return time.time()
-    mark = worker.folder / "began"
+    mark = worker.shared / "fromnoise-began"
     with contextlib.suppress(FileExistsError):
         mark.touch(exist_ok=False)
     return mark.stat().st_mtime
@@ -83,10 +88,8 @@ def deadline(limit: str) -> tuple[float, str]:
 
 def interrupted(args: Any, words: list[str], last: Ended) -> int:
     """Say how to go on; returns the exit code."""
-    say(
-        f"fromnoise: stopped and saved at {last.images:,} pictures in {last.run}; go on with: "
-        f"{shlex.join([program(), *words])}"
-    )
+    where = f"saved at {last.images:,} pictures in {last.run}" if last.images else "nothing was saved"
+    say(f"fromnoise: stopped and {where}; go on with: {program()} {shlex.join(words)}")
     return INTERRUPTED
 
 
@@ -135,7 +138,7 @@ def stopping(until: tuple[float, str] | None = None) -> Iterator[threading.Event
 
     def ask(number: int, _: object) -> None:
         worker = here()
-        if worker is not None and worker.torn_down:
+        if worker is not None and worker.torn_down():
             raise Lost("another process of this training is gone; from the last checkpoint all can go on")
         if asked:  # A signal after the time limit is the first one: what is being saved must not be lost.
             if time.monotonic() - asked[0] > _SAME_WISH:

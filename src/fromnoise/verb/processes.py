@@ -128,7 +128,7 @@ def _launch(count: int, words: list[str], device: torch.device, *, debug: bool) 
         how = f"killed by {failure.signal_name()}" if failure.exitcode < 0 else f"gone with code {failure.exitcode}"
         raise FromnoiseError(
             f"process {rank} was {how}, after {RESTARTS} new starts; go on from the last checkpoint with: "
-            f"{shlex.join([program(), *words])}"
+            f"{program()} {shlex.join(words)}"
         )
 
 

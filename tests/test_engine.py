@@ -2,12 +2,15 @@
 
 import copy
 import math
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from tests import tiny
 from torch import Tensor, nn
+from torch.backends import cudnn
 
 from fromnoise.codec import Pixels
 from fromnoise.config import build_denoiser, build_network
@@ -256,7 +259,7 @@ def test_activations_computed_again_are_not_remembered() -> None:
     assert held(again) < 0.35 * held(plain)
 
 
-# ----------------------------------------------------------------------------------------------- precision, averages
+# ---------------------------------------------------------------------------------------------------------- precision
 
 
 def test_precision_that_the_device_lacks_is_refused_before_anything_is_written(tmp_path: Any) -> None:
@@ -277,6 +280,117 @@ def test_when_compiling_pays() -> None:
         (False, cuda, 10**6),
     ]
     assert [pays_to_compile(*each) for each in wanted] == [False, True, False, True, False]
+
+
+# ----------------------------------------------------------------------------------------------------- the same bits
+
+WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+EVERYTHING: dict[str, Any] = {
+    "network": {"model_channels": 8, "dropout": 0.3, "attention_resolutions": [8]},
+    "train": {
+        **{"accumulate": 2, "recompute": True, "flip": True, "label_dropout": 0.3, "averages": [0.1], "lr": 1e-3},
+        **{"augment": {"probability": 0.5, "flip_x": 1.0}, "sample_every": 32, "sample_steps": 4},
+    },
+}
+
+
+def modes() -> tuple[Any, ...]:
+    """Everything of PyTorch's that makes its algorithms deterministic, and whether what has none only warns."""
+    memory: Any = torch.utils.deterministic
+    algorithms = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    return (*algorithms, cudnn.benchmark, cudnn.deterministic, memory.fill_uninitialized_memory)
+
+
+def test_deterministic_algorithms_are_asked_for_while_a_run_computes(tmp_path: Path) -> None:
+    """Of all that a run can have, nothing is without one; and on a CPU the bits are those without asking."""
+    before = modes()
+    for name, asked in (("plain", False), ("asked", True)):
+        seen = set()
+        settings = tiny.config(EVERYTHING, steps=6, deterministic=asked)
+        for _ in train_run(settings, tiny.digits(), tmp_path / name, device=tiny.CPU):
+            seen.add(modes())
+        assert seen == {(True, False, False, True, False) if asked else before}
+        assert modes() == before
+    tiny.assert_same_run(tmp_path / "plain", tmp_path / "asked")
+
+
+def test_a_run_may_go_on_with_them_or_without(tmp_path: Path) -> None:
+    tiny.run(tiny.config(EVERYTHING, steps=6), tmp_path / "straight")
+    tiny.run(tiny.config(EVERYTHING, steps=6), tmp_path / "run", stop_at=2)
+    tiny.run(tiny.config(EVERYTHING, steps=6, deterministic=True), tmp_path / "run", stop_at=4)
+    tiny.run(tiny.config(EVERYTHING, steps=6), tmp_path / "run")
+    tiny.assert_same_run(tmp_path / "run", tmp_path / "straight")
+
+
+def test_what_was_set_before_is_set_again_also_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cudnn, "benchmark", True)
+    before, cpu = modes(), torch.device("cpu")
+
+    def fail() -> None:
+        with computing("float32", cpu, deterministic=True):
+            assert modes() == (True, False, False, True, False)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert modes() == before
+    with pytest.raises(WrongUse, match="tf32"), computing("tf32", cpu, deterministic=True):
+        pass
+    assert modes() == before
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        with computing("float32", cpu, deterministic=True):
+            assert modes()[:2] == (True, False)
+        assert modes()[:2] == (True, True)
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize(
+    ("found", "started", "complaint"),
+    [
+        (None, False, None),
+        (":4096:8", True, None),
+        (":16:8", False, None),
+        (None, True, f"CUDA has started without {WORKSPACE}; set {WORKSPACE}=:4096:8 and start again"),
+        (":0:0", False, f"{WORKSPACE} is ':0:0'; set {WORKSPACE}=:4096:8 and start again"),
+    ],
+)
+def test_a_gpu_is_told_before_it_starts_or_it_is_too_late(
+    monkeypatch: pytest.MonkeyPatch, found: str | None, started: bool, complaint: str | None
+) -> None:
+    """NVIDIA's documentation of cuBLAS: results repeat themselves with a workspace of :4096:8 or :16:8."""
+    before, cuda = modes(), torch.device("cuda")
+    monkeypatch.setenv(WORKSPACE, found or "")  # So that it is put back afterwards, also if it was not there.
+    if found is None:
+        monkeypatch.delenv(WORKSPACE)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: started)
+    if complaint is None:
+        with computing("float32", cuda, deterministic=True):
+            assert os.environ[WORKSPACE] == (found or ":4096:8")
+    else:
+        with pytest.raises(WrongUse) as caught, computing("float32", cuda, deterministic=True):
+            pass
+        assert str(caught.value) == f"[train] deterministic = true: {complaint}"
+        assert os.environ.get(WORKSPACE) == found
+    assert modes() == before
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_on_a_gpu_a_run_that_goes_on_is_the_run_uninterrupted_bit_for_bit(tmp_path: Path, precision: str) -> None:
+    """In processes of their own, in which CUDA has not started."""
+    changes = {"network": {"model_channels": 48}, "train": {"deterministic": True, "precision": precision}}
+    preset = tiny.preset(tmp_path, EVERYTHING, changes)
+    for name, steps in (("run", 5), ("run", 12), ("straight", 12)):
+        words = ["train", "digits", "--preset", preset, "--device", "cuda", "--steps", str(steps)]
+        with tiny.command(*words, "--out", tmp_path / name) as process:
+            _, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err
+    tiny.assert_same_run(tmp_path / "run", tmp_path / "straight")
+
+
+# ----------------------------------------------------------------------------------------------- averages afterwards
 
 
 def test_several_averages_follow_the_weights_each_at_its_own_pace() -> None:

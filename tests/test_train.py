@@ -468,6 +468,7 @@ def test_a_length_must_be_given() -> None:
         ({"lr": math.nan}, "[train] lr = nan: must not be negative"),
         ({"batch_size": 8, "accumulate": 3}, "[train] accumulate = 3 does not divide batch_size = 8"),
         ({"ema_decay": 1.0}, "[train] ema_decay = 1.0: must lie between 0 and 1, 1 not included"),
+        ({"ema_ramp": 5.0}, "[train] ema_ramp = 5.0: a share of the run so far, between 0 and 1"),
         ({"label_dropout": 1.1}, "[train] label_dropout = 1.1: must lie between 0 and 1"),
         ({"precision": "half"}, "[train] precision = 'half': known are float32, tf32, bfloat16, float16"),
         ({"seed": 2**63}, f"[train] seed = {2**63}: must have at most 63 bits"),

@@ -39,6 +39,7 @@ from fromnoise.checkpoint import RunFolder
 from fromnoise.config import Config, parse, preset, preset_for, to_tree
 from fromnoise.errors import WrongUse
 from fromnoise.schema import merge, read_toml
+from fromnoise.task.sizing import goes_on
 
 LENGTHS = frozenset({"steps", "epochs", "images"})
 MOST_PASSES = 2048
@@ -136,9 +137,9 @@ def _attending(base: dict[str, Any], side: int) -> dict[str, Any]:
 
 def _as_begun(run: Path | None, *, with_length: bool) -> dict[str, Any]:
     """What the run there has of all that is fitted; nothing if there is none to go on with."""
-    folder = None if run is None else RunFolder(run)
-    if folder is None or not folder.config.is_file() or not folder.has_checkpoints():
+    if run is None or not goes_on(run):
         return {}
+    folder = RunFolder(run)
     try:
         config = parse(read_toml(folder.config.read_text(encoding="utf-8"), str(folder.config)), str(folder.config))
     except (OSError, UnicodeDecodeError, WrongUse):

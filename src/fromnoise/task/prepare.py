@@ -29,6 +29,7 @@ from fromnoise.errors import WrongUse
 from fromnoise.parameterization import OnClock
 from fromnoise.schema import merge
 from fromnoise.task.fitting import LENGTHS, fitted, told
+from fromnoise.task.sizing import goes_on, resized
 
 _LOOK = 32
 _TOLD = 1000.0
@@ -56,8 +57,17 @@ def settle(
 
     ``tree`` has what the person said; it wins over the preset. Without a preset, one is chosen by the size of the
     pictures and fitted to their number (:mod:`fromnoise.task.fitting`), or to the ``run`` if there is one to go on
-    with; without a size, it is the largest of 8, 16, 32 and 64 pixels that most of them reach. Raises ``WrongUse``.
+    with; without a size, it is the largest of 8, 16, 32 and 64 pixels that most of them reach. Raises ``WrongUse``,
+    also where a preset has the only word on the size, and would enlarge most of the pictures of a new run.
     """
+    config, pictures, _ = _settled(tree, preset_name, source, run)
+    return config, pictures
+
+
+def _settled(
+    tree: Mapping[str, Any], preset_name: str | None, source: str, run: Path | None
+) -> tuple[Config, Source, tuple[str, ...]]:
+    """:func:`settle`, and what a person should be told of the size."""
     for name in ("data", "train"):
         if not isinstance(tree.get(name, {}), Mapping):
             raise WrongUse(f"{source}: [{name}] should be a table of settings, not {tree[name]!r}")
@@ -81,8 +91,13 @@ def settle(
     whole = merge(merge(base, tree), {"data": found})
     said = whole.get("parameterization")
     config = _with_time(parse(whole, source), said if isinstance(said, Mapping) else {})
+    sized = {"height", "width"}
+    of_preset = sized & base.get("data", {}).keys() and not sized & tree.get("data", {}).keys()
+    remarks: tuple[str, ...] = ()
+    if preset_name and of_preset and not goes_on(run):
+        remarks = resized(preset_name, height, width, pictures)
     # Those of the pictures are known once it is known which of them are trained on.
-    return replace(config, data=replace(config.data, quantities=Quantities())), pictures
+    return replace(config, data=replace(config.data, quantities=Quantities())), pictures, remarks
 
 
 def _with_time(config: Config, said: Mapping[str, Any]) -> Config:
@@ -219,12 +234,13 @@ def prepare(
 ) -> Prepared:
     """:func:`settle`, then everything decoded, and what is held out split off.
 
-    Where the preset was chosen here, the first of the remarks says what was chosen.
+    Where the preset was chosen here, the first of the remarks says what was chosen; where the size is a named one's,
+    it says that larger pictures are reduced.
     """
-    config, pictures = settle(tree, preset_name=preset_name, source=source, run=run)
+    config, pictures, sized = _settled(tree, preset_name, source, run)
     everything = _decoded(config, pictures, progress)
     names, training, held_out = _names(pictures, everything), everything, None
-    remarks = everything.remarks
+    remarks = (*sized, *everything.remarks)
     if config.data.held_out:
         if everything.skipped:  # The part to train on does not know of them.
             remarks += (f"skipped {len(everything.skipped)} unreadable pictures, the first: {everything.skipped[0]}",)

@@ -117,7 +117,7 @@ def train_run(
     """
     folder, stop, team = RunFolder(out), stop or threading.Event(), team or Alone()
     refuse_other(folder, config)
-    with computing(config.train.precision, device):
+    with computing(config.train.precision, device, deterministic=config.train.deterministic):
         yield from _Training(config, pictures, folder, device, stop, team).events(captions)
 
 

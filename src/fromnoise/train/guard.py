@@ -74,8 +74,9 @@ class Guard:
         bad = infinite
         if self.settings.spike:
             seen = torch.where(places < self.taken, self.seen, torch.nan)
-            middle = seen.nanmedian(1).values
-            spread = (seen - middle[:, None]).abs_().nanmedian(1).values
+            # The lower median; nanmedian has no deterministic algorithm on CUDA.
+            middle = seen.nanquantile(0.5, 1, interpolation="lower")
+            spread = (seen - middle[:, None]).abs_().nanquantile(0.5, 1, interpolation="lower")
             limit = middle + (_DEVIATIONS * spread).clamp_(min=math.log(self.settings.spike))
             bad = infinite | ((self.taken >= WINDOW // 2) & (now > limit).any())
         here = (places == self.taken % WINDOW) & ~bad

@@ -63,6 +63,8 @@ class TrainSettings:
     by autocast. The schedule stays in float64."""
     compile: bool | str = "auto"
     """Compile the network: true, false, or auto, where it pays: on a GPU, for a run long enough."""
+    deterministic: bool = False
+    """Only algorithms that give the same bits each time. On a CPU all of ours do; on a GPU it may cost time."""
     seed: int = 0
     """Of everything random in the run."""
     report_every: int = 10
@@ -101,7 +103,7 @@ class TrainSettings:
             if getattr(self, name) < 1:
                 raise WrongUse(f"[train] {name} = {getattr(self, name)}: must be at least 1")
         times = ("sample_every", "checkpoint_every", "keep_every", "average_every", "score_every")
-        for name in ("lr", "warmup", "clip", "ema_ramp", *times):
+        for name in ("lr", "warmup", "clip", *times):
             if not getattr(self, name) >= 0:
                 raise WrongUse(f"[train] {name} = {getattr(self, name)}: must not be negative")
         if abs(self.seed) >= 2**63:
@@ -110,6 +112,8 @@ class TrainSettings:
             raise WrongUse(f"[train] accumulate = {self.accumulate} does not divide batch_size = {self.batch_size}")
         if not 0 <= self.ema_decay < 1:
             raise WrongUse(f"[train] ema_decay = {self.ema_decay}: must lie between 0 and 1, 1 not included")
+        if not 0 <= self.ema_ramp <= 1:
+            raise WrongUse(f"[train] ema_ramp = {self.ema_ramp}: a share of the run so far, between 0 and 1")
         for width in self.averages:
             gamma_of(width)  # Refuses what is no length.
         if self.averages and self.shard:

@@ -434,6 +434,84 @@ def test_metrics_go_back_to_the_checkpoint_and_lose_a_line_cut_in_two(tmp_path: 
     assert folder.metrics.read_text() == ""
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"{}",
+        b"5",
+        b"null",
+        b"[3]",
+        b'"images"',
+        b'{"images": "8"}',
+        b'{"images": true}',
+        b'{"images": null}',
+        b"step 8",
+    ],
+)
+@pytest.mark.parametrize(
+    "after", [b"", b'{"images": 24}\n', b'{"images": 2'], ids=["last", "before one", "before half"]
+)
+def test_a_line_of_metrics_that_no_run_has_written_is_named_and_stays(
+    tmp_path: Path, line: bytes, after: bytes
+) -> None:
+    if line == b"step 8" and not after:
+        pytest.skip("what a power cut leaves at the end may look like this")
+    folder = saved(tmp_path)
+    content = b'{"images": 8}\n\n' + line + b"\n" + after
+    folder.metrics.write_bytes(content)
+    with pytest.raises(FromnoiseError) as caught:
+        folder.rewind_metrics(16)
+    said = str(caught.value)
+    assert said.startswith(f"{folder.metrics}: line 3 was not written by a run") and "\n" not in said
+    assert said.endswith("remove the line, or move the file away; nothing was changed")
+    assert folder.metrics.read_bytes() == content
+
+
+@pytest.mark.parametrize("left", [b"5", b'{"ima', b"\0\0\0", b"\xff\n", b"[" * 100_000, b'{"images": 8}', b"\n \n"])
+def test_what_a_power_cut_leaves_at_the_end_of_metrics_is_dropped(tmp_path: Path, left: bytes) -> None:
+    folder = saved(tmp_path)
+    folder.metrics.write_bytes(b'{"images": 8}\n{"images": 9.0}\n' + left)
+    folder.rewind_metrics(16)
+    assert folder.metrics.read_bytes() == b'{"images": 8}\n{"images": 9.0}\n'
+
+
+def test_metrics_that_are_no_file_or_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = saved(tmp_path)
+    folder.metrics.mkdir()
+    with pytest.raises(FromnoiseError, match=r"^cannot read .*metrics\.jsonl: Is a directory$"):
+        folder.rewind_metrics(0)
+    folder.metrics.rmdir()
+    folder.append_metrics({"images": 8})
+
+    def fail(self: Path) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    with pytest.raises(FromnoiseError, match=r"^cannot read .*metrics\.jsonl: Input/output error$"):
+        folder.rewind_metrics(0)
+
+
+def test_folders_that_are_no_checkpoints_are_passed_over(tmp_path: Path) -> None:
+    folder = saved(tmp_path, 8)
+    others = ["²", "٣", "-5", "8x", " 9", "1_0"]
+    for name in others:
+        (folder.checkpoints / name).mkdir()
+    assert folder.latest()[0].images == 8 and folder.latest()[1] == []
+    folder.prune(1, 8)
+    assert names(folder) == sorted(["000000008", *others])
+    found = folder.carried_settings()
+    assert found == (folder.checkpoints / "000000008/model.safetensors", "[train]\n")
+
+
+def test_settings_come_from_the_newest_checkpoint_that_has_any(tmp_path: Path) -> None:
+    folder = saved(tmp_path, 8, 16)
+    empty(folder.checkpoints / "000000016" / "model.safetensors")
+    found = folder.carried_settings()
+    assert found is not None and found[0].parent.name == "000000008"
+    foreign(found[0])
+    assert folder.carried_settings() is None
+
+
 def test_a_file_is_never_seen_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = saved(tmp_path)
 

@@ -26,7 +26,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from fromnoise.data import Dataset, Fit, Folder, Source, Unreadable, load
+from fromnoise.data import Dataset, Fit, Folder, Gone, Source, Unreadable, load
 from fromnoise.data import ahead as ahead_module
 from fromnoise.data import album as album_module
 from fromnoise.data import cache as cache_module
@@ -274,6 +274,80 @@ def test_unreadable_pictures_are_tried_again_and_nothing_else(cache: Cache) -> N
     many = [*words, *(f"{k}!" for k in range(80))]
     taken(cache, many, 82)
     assert index.read_bytes() == before
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["in the cache", "without it"])
+@pytest.mark.parametrize("how", ["threads", "copies"])
+@pytest.mark.parametrize("what", ["one", "all", "few of the last"])
+def test_pictures_that_vanish_while_they_are_read_are_not_skipped(
+    what: str, how: str, kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line, and of what was read nothing is lost; when they are back, nothing is amiss."""
+    monkeypatch.setattr(ahead_module, "_WORTH_IT", 0.0 if how == "copies" else 1e9)
+    monkeypatch.setattr(ahead_module, "_LONG", 1e9)
+    monkeypatch.setattr(ahead_module, "_cores", lambda: 2)
+    cache = Cache(path=tmp_path / "cache", limit=2**30 if kept else 0)
+    folder, away = tmp_path / "pictures", tmp_path / "away"
+    folder.mkdir()
+    for k in range(100):
+        Image.fromarray(pixels(f"{k}")).save(folder / f"{k:02d}.png")
+    if what == "few of the last" and kept:  # all but these are there: they are tried before anything is written
+        for k in (97, 98):
+            (folder / f"{k:02d}.png").rename(tmp_path / f"{k:02d}.png")
+        load(Folder(folder), FIT, cache=cache)
+        for k in (97, 98):
+            (tmp_path / f"{k:02d}.png").rename(folder / f"{k:02d}.png")
+    source = Folder(folder)
+    before = read_catalogue_of(cache).identities.tobytes() if files(cache, ".index") else b""
+    if what == "few of the last":
+        (folder / "98.png").rename(tmp_path / "98.png")
+
+    def vanish(done: int, total: int) -> None:
+        if done == 1 and what == "one":
+            (folder / "98.png").rename(tmp_path / "98.png")
+        if done == 1 and what == "all":
+            folder.rename(away)
+
+    with pytest.raises(Gone, match=r"\.png: gone since the pictures were listed; bring them back") as caught:
+        load(source, FIT, cache=cache, progress=vanish)
+    assert caught.value.exit_code == 1 and str(caught.value).isprintable()
+    assert not isinstance(caught.value, WrongUse)
+    if what == "all":
+        away.rename(folder)
+    else:
+        (tmp_path / "98.png").rename(folder / "98.png")
+    if kept:
+        own = as_digests(Folder(folder).identity(k) for k in range(100))
+        there = read_catalogue_of(cache)
+        held = there.slots(own) >= 0
+        assert held.sum() == len(there) and not held[98] and len(there.identities.tobytes()) >= len(before)
+        assert held[:4].all() and (what == "one" or held.sum() == (4 if what == "all" else 98))
+    dataset = load(Folder(folder), FIT, cache=cache)
+    np.testing.assert_array_equal(dataset.images, [FIT(pixels(f"{k}")) for k in range(100)])
+    assert dataset.skipped == ()
+
+
+def test_a_picture_that_is_away_only_while_it_is_looked_for_is_not_kept_as_a_missing_one(
+    cache: Cache, tmp_path: Path
+) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for k in range(5):
+        Image.fromarray(pixels(f"{k}")).save(folder / f"{k}.png")
+    source, file = Folder(folder), folder / "3.png"
+    identity = source.identity
+
+    def flickering(index: int) -> str:
+        file.rename(tmp_path / "3.png")
+        try:
+            return identity(index)
+        finally:
+            (tmp_path / "3.png").rename(file)
+
+    source.identity = flickering
+    with pytest.raises(Gone, match=r"3\.png: gone"):
+        load(source, FIT, cache=cache)
+    assert load(Folder(folder), FIT, cache=cache).skipped == ()
 
 
 def test_no_readable_picture_is_the_same_mistake_as_ever(cache: Cache) -> None:

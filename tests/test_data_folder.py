@@ -2,13 +2,14 @@
 
 import os
 import random
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from fromnoise.data import Digits, Folder, Unreadable, open_source
+from fromnoise.data import Digits, Folder, Gone, Unreadable, open_source
 from fromnoise.errors import FromnoiseError, WrongUse
 
 
@@ -140,6 +141,7 @@ def test_what_cannot_be_opened_is_listed_and_says_why(tmp_path: Path, monkeypatc
             folder.read(index)
         assert str(caught.value).startswith(folder.name(index) + ": ")
         assert caught.value.exit_code == FromnoiseError.exit_code
+        assert isinstance(caught.value, Gone) == (stem == "gone")
     assert not reasons
 
     def forbidden(self: Path, mode: str) -> None:
@@ -148,6 +150,48 @@ def test_what_cannot_be_opened_is_listed_and_says_why(tmp_path: Path, monkeypatc
     monkeypatch.setattr(Path, "open", forbidden)  # real permissions do not bind the superuser, who may run this
     with pytest.raises(Unreadable, match=f"^{kept}: Permission denied$"):
         folder.read(found(folder).index(str(kept)))
+
+
+def test_what_is_gone_is_told_from_what_was_never_there(tmp_path: Path) -> None:
+    root, disk = tmp_path / "root", tmp_path / "disk"
+    picture(disk / "far.png")
+    picture(root / "near.png")
+    (root / "far.png").symlink_to(disk / "far.png")
+    (root / "nowhere.png").symlink_to(disk / "nowhere.png")
+    table = tmp_path / "t.csv"
+    table.write_text("file,label\nfar.png,x\nnear.png,x\nnever.png,x\nnowhere.png,x\n")
+    folder = Folder(root, labels=table)
+    names = [Path(name).name for name in found(folder)]
+    assert names == ["far.png", "near.png", "never.png", "nowhere.png"]
+    identities = [folder.identity(k) for k in range(4)]
+    shutil.move(disk, tmp_path / "away")  # the links are still there
+    for index in (0, 2, 3):
+        with pytest.raises(Unreadable) as caught:
+            folder.read(index)
+        assert isinstance(caught.value, Gone) == (index == 0)
+    assert folder.read(1).shape == (2, 3, 1)
+    shutil.move(root, tmp_path / "moved")
+    with pytest.raises(Gone, match=r"near\.png: gone since the pictures were listed; bring them back and start again$"):
+        folder.raw(1)
+    shutil.move(tmp_path / "moved", root)
+    shutil.move(tmp_path / "away", disk)
+    picture(disk / "nowhere.png")
+    assert folder.read(0).shape == folder.read(1).shape
+    with pytest.raises(Unreadable, match="leads nowhere"):  # as it was when its identity was taken
+        folder.read(3)
+    assert [folder.identity(k) for k in range(4)] == identities
+
+
+def test_what_was_gone_when_its_identity_was_taken_is_not_read_under_it(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    folder = Folder(tmp_path)
+    before = folder.identity(0)
+    (tmp_path / "a.png").rename(tmp_path / "b")
+    assert folder.identity(0) != before
+    (tmp_path / "b").rename(tmp_path / "a.png")
+    with pytest.raises(Gone):
+        folder.read(0)
+    assert Folder(tmp_path).identity(0) == before
 
 
 @pytest.mark.parametrize("where", ["", "sub"])

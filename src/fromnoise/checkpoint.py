@@ -190,21 +190,45 @@ class RunFolder:
             file.write(json.dumps(line) + "\n")
 
     def rewind_metrics(self, images: int) -> None:
-        """Drop the lines of steps that a resumed run will do again, and a last line that was cut off."""
-        if not self.metrics.exists():
-            return
+        """Drop the lines of steps that a resumed run will do again, and a last line that was cut off.
+
+        Raises ``FromnoiseError``, and leaves the file as it is, if there is a line in it that no run has written.
+        """
+        with explained(f"cannot read {self.metrics}"):
+            if not self.metrics.exists():
+                return
+            lines = self.metrics.read_bytes().splitlines(keepends=True)
         kept = []
-        for line in self.metrics.read_bytes().splitlines(keepends=True):
-            with contextlib.suppress(ValueError):
-                if line.endswith(b"\n") and json.loads(line)["images"] <= images:
-                    kept.append(line)
+        for number, line in enumerate(lines, 1):
+            seen = _images_of_line(line)
+            if seen is None and line.strip() and not (number == len(lines) and _is_cut(line)):
+                raise FromnoiseError(
+                    f'{self.metrics}: line {number} was not written by a run, it is no object with a number "images": '
+                    f"remove the line, or move the file away; nothing was changed"
+                )
+            if seen is not None and line.endswith(b"\n") and seen <= images:
+                kept.append(line)
         with explained(f"cannot write to {self.metrics}"):
             write_whole(self.metrics, b"".join(kept))
+
+    def carried_settings(self) -> tuple[Path, str] | None:
+        """The newest file of weights that tells the settings of the run, and these; ``None`` if none does.
+
+        Quick, for it looks at the file's head alone: whether the checkpoint is whole, :meth:`latest` says.
+        """
+        for folder in self._newest_first():
+            file = folder / f"{_FILES[0]}.safetensors"
+            with contextlib.suppress(Damaged), _opened(file) as (metadata, _):
+                return file, metadata["config"]
+        return None
 
     def _newest_first(self) -> list[Path]:
         if not self.checkpoints.is_dir():
             return []
-        return sorted((p for p in self.checkpoints.iterdir() if p.name.isdigit()), key=lambda p: -int(p.name))
+        with explained(f"cannot list {self.checkpoints}"):
+            # More characters than these ten count as digits: "²" does, and is no number.
+            found = [path for path in self.checkpoints.iterdir() if path.name.isascii() and path.name.isdecimal()]
+        return sorted(found, key=lambda path: -int(path.name))
 
 
 @dataclass(frozen=True)
@@ -224,7 +248,7 @@ class Checkpoint:
             if record.pop("sha256") != _digest_of_record(record):
                 raise ValueError("not what was written")
             files, images, state = record["files"], record["images"], record["state"]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise Damaged(f"checkpoint {folder}: state.json is missing or damaged") from error
         names = [f"{stem}.safetensors" for stem in _FILES]
         for name in names + sorted(files.keys() - names):
@@ -260,17 +284,23 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor], *, config: str, ima
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a file of ours. Raises :class:`Damaged` if it is damaged or somebody else's."""
+    with _opened(path) as (metadata, file):
+        return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 - not a dict
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[tuple[dict[str, str], Any]]:
+    """Metadata of a file of ours, and the open file. Raises as :func:`read_weights` does."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            if metadata.get("format") != FORMAT or "config" not in metadata:
+                raise Damaged(f"{path} was not written by fromnoise: it carries no settings, so the network is unknown")
+            yield metadata, file
     except FileNotFoundError as error:
         raise Damaged(f"{path} is not there") from error
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise Damaged(f"{path} is not a whole safetensors file: {' '.join(str(error).split())}") from error
-    if metadata.get("format") != FORMAT or "config" not in metadata:
-        raise Damaged(f"{path} was not written by fromnoise: it carries no settings, so the network is unknown")
-    return tensors, metadata
 
 
 def _remove(checkpoint: Path) -> None:
@@ -282,6 +312,24 @@ def _remove(checkpoint: Path) -> None:
 
 def _images(folder: Path) -> int:
     return int(folder.name)
+
+
+def _images_of_line(line: bytes) -> float | None:
+    """How many pictures had been seen by a line of metrics; ``None`` if it is none."""
+    try:
+        seen = json.loads(line)["images"]
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError):
+        return None
+    return seen if isinstance(seen, int | float) and not isinstance(seen, bool) else None
+
+
+def _is_cut(line: bytes) -> bool:
+    """Whether a last line may be what a process that was killed, or a power cut, has left of one."""
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return True
+    return not line.endswith(b"\n")
 
 
 def _digest_of_record(record: dict[str, Any]) -> str:

@@ -84,7 +84,8 @@ def open_run(path: str | Path, *, weights: str = "ema", device: str | torch.devi
         found, damaged = folder.latest()
         if found is None:
             if damaged:
-                raise damaged[0]
+                many = "" if len(damaged) == 1 else f"none of the {len(damaged)} checkpoints is whole; the newest: "
+                raise FromnoiseError(f"{many}{damaged[0]}")
             what = "no checkpoint yet" if folder.config.is_file() else "no run: config.toml is missing"
             raise WrongUse(f"{path} holds {what}")
         warnings, file = tuple(f"{error}; passed over" for error in damaged), found.file(weights)

@@ -17,7 +17,7 @@ from fromnoise.data.fit import Fit
 from fromnoise.data.folder import Folder
 from fromnoise.data.open import BUILT_IN, open_source
 from fromnoise.data.shards import Shards
-from fromnoise.data.source import Source, Unreadable
+from fromnoise.data.source import Gone, Source, Unreadable
 from fromnoise.data.split import stratified_split
 from fromnoise.data.table import Table
 
@@ -32,6 +32,7 @@ __all__ = [
     "Emoji",
     "Fit",
     "Folder",
+    "Gone",
     "Shards",
     "Source",
     "Table",

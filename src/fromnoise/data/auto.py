@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from fromnoise.data.source import Source, Unreadable
+from fromnoise.data.source import Gone, Source, Unreadable
 
 USUAL_SIDES = (8, 16, 32, 64)
 """Pixels; larger pictures must be asked for, for they take a GPU."""
@@ -63,10 +63,12 @@ def some_indices(source: Source, most: int) -> list[int]:
 
 
 def some_pictures(source: Source, most: int) -> Iterator[NDArray[np.uint8]]:
-    """The pictures at `some_indices`, without those that cannot be read."""
+    """The pictures at `some_indices`, without those that cannot be read. Raises `Gone`: the rest may be gone, too."""
     for index in some_indices(source, most):
         try:
             yield source.read(index)
+        except Gone:
+            raise
         except Unreadable:
             continue
 

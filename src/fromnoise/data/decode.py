@@ -33,7 +33,7 @@ from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from fromnoise.data.colour import as_srgb, cmyk_as_srgb
 from fromnoise.data.quiet import pillow_quiet
-from fromnoise.data.source import Unreadable
+from fromnoise.data.source import Unreadable, unreadable
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """Pillow's names of what is read. A closed list: some other decoders of Pillow start foreign programs."""
@@ -72,7 +72,7 @@ def decode(file: BinaryIO, name: str) -> NDArray[np.uint8]:
         uint8, (H, W, C), contiguous, C from 1 to 4.
 
     Raises:
-        Unreadable: with the reason in one line.
+        Unreadable: with the reason in one line; `Gone`, if the system lost the file meanwhile.
     """
     try:
         if not file.seek(0, os.SEEK_END):
@@ -96,7 +96,7 @@ def decode(file: BinaryIO, name: str) -> NDArray[np.uint8]:
     except MemoryError:
         raise Unreadable(name, "not enough memory to decode it") from None
     except OSError as error:
-        raise Unreadable(name, error.strerror or str(error)) from error
+        raise unreadable(name, error) from error
     except Exception as error:  # a damaged file can raise anything in a decoder: struct.error, KeyError, SyntaxError …
         raise Unreadable(name, f"damaged ({type(error).__name__}: {error})") from error
     turn = _UPRIGHT.get(orientation)

@@ -1,6 +1,7 @@
 """The pictures of a source, decoded and fitted by all cores (`ahead`), in order.
 
 A picture that cannot be read is an answer like any other, and so is one that brings down the process that decodes it.
+One that is gone since it was listed is not: with a folder that is moved or a disk that is taken away, most are.
 """
 
 import hashlib
@@ -14,7 +15,7 @@ from fromnoise.data.ahead import ahead
 from fromnoise.data.fit import Fit
 from fromnoise.data.quiet import pillow_quiet
 from fromnoise.data.remark import Remark, remarks
-from fromnoise.data.source import Source, Unreadable
+from fromnoise.data.source import Gone, Source, Unreadable
 
 DIGEST = 16
 """Bytes of the digest of one picture."""
@@ -35,7 +36,11 @@ def digest(picture: NDArray[np.uint8]) -> bytes:
 
 
 def decoded(source: Source, fit: Fit, numbers: Sequence[int]) -> Generator[Decoded, None, None]:
-    """The pictures ``numbers``, in that order; a few wait to be taken, whatever the source's length."""
+    """The pictures ``numbers``, in that order; a few wait to be taken, whatever the source's length.
+
+    Raises:
+        Gone: one was there when the source was opened, and is not any more.
+    """
 
     def unreadable(place: int, why: str) -> Decoded:
         return Decoded(numbers[place], Unreadable(source.name(numbers[place]), why), b"", ())
@@ -44,6 +49,8 @@ def decoded(source: Source, fit: Fit, numbers: Sequence[int]) -> Generator[Decod
         with remarks() as said:
             try:
                 picture = fit(source.read(numbers[place]))
+            except Gone:
+                raise
             except Unreadable as error:
                 return Decoded(numbers[place], error, b"", ())
             except MemoryError:

@@ -6,10 +6,12 @@ followed, except a link to a folder that it lies in, which would never end. A fo
 `_MOST_WAYS` times is refused: thirty folders with two links each to the next are a thousand million paths.
 
 A picture whose link leads nowhere or that may not be opened is listed like any other; reading it raises `Unreadable`,
-so that it is counted and named rather than silently missing. A sub-folder that may not be listed is refused at once,
-for nobody knows how many pictures it hides.
+so that it is counted and named rather than silently missing. One that was there when the folder was listed and is not
+when it is read raises `Gone`. A sub-folder that may not be listed is refused at once, for nobody knows how many
+pictures it hides.
 """
 
+import errno
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +27,7 @@ from fromnoise.data.conditions import Columns
 from fromnoise.data.decode import SUFFIXES, decode
 from fromnoise.data.listing import Wish, listing, suffix_of
 from fromnoise.data.manifest import LARGEST
-from fromnoise.data.source import Files, Unreadable, printable, whole
+from fromnoise.data.source import Files, Unreadable, printable, unreadable, whole
 from fromnoise.errors import FromnoiseError, WrongUse
 
 _MOST_WAYS = 64
@@ -69,7 +71,11 @@ class Folder(Files):
             root=self._absolute,
             read=self._content,
         )
-        self._paths, self._missing, self.remarks = pictures.paths, pictures.missing, pictures.remarks
+        self._paths, self.remarks = pictures.paths, pictures.remarks
+        # What was not there to begin with, and why; by paths from the root.
+        self._absent = {file.relative: file.absent for file in found if file.absent}
+        self._absent |= dict.fromkeys(pictures.missing, "the table names it, and there is no such file in the folder")
+        self._lost: dict[int, int] = {}  # errors of the system, by number of the picture
         pictures.said.give(self)
 
     def __len__(self) -> int:
@@ -79,11 +85,13 @@ class Folder(Files):
         return printable((self._root / self._paths[index]).as_posix())
 
     def identity(self, index: int) -> str:
-        """Absolute path, size, time of the last change."""
+        """Absolute path, size, time of the last change. What is not to be found counts as unreadable from then on."""
         path = f"{self._absolute}/{self._paths[index]}"
         try:
-            status = os.stat(path) if self._paths[index] not in self._missing else None
-        except OSError:
+            status = os.stat(path) if self._paths[index] not in self._absent else None
+        except OSError as error:
+            # It may come back before it is read: its pixels must not be known by what stands for a missing file.
+            self._lost[index] = error.errno or errno.EIO
             status = None
         return f"{path}\0{status.st_size}\0{status.st_mtime_ns}" if status else f"{path}\0missing"
 
@@ -97,17 +105,15 @@ class Folder(Files):
 
     @contextmanager
     def _opened(self, index: int) -> Iterator[BinaryIO]:
-        if self._paths[index] in self._missing:
-            raise Unreadable(self.name(index), "the table names it, and there is no such file in the folder")
-        path = self._root / self._paths[index]
+        if why := self._absent.get(self._paths[index]):
+            raise Unreadable(self.name(index), why)
         try:
-            with path.open("rb") as file:
+            if code := self._lost.get(index):
+                raise OSError(code, os.strerror(code))
+            with (self._root / self._paths[index]).open("rb") as file:
                 yield file
-        except FileNotFoundError:
-            why = "the link leads nowhere" if path.is_symlink() else "the file is gone"
-            raise Unreadable(self.name(index), why) from None
         except OSError as error:
-            raise Unreadable(self.name(index), _why(error)) from error
+            raise unreadable(self.name(index), error) from error
 
     def _content(self, relative: str) -> bytes:
         """A table that lies in the folder."""
@@ -130,6 +136,8 @@ class File:
     """From the root, with slashes."""
 
     is_picture: bool
+    absent: str = ""
+    """Why it is not there although it is listed: a link that leads nowhere. "" if it is."""
 
 
 def walk(path: str | Path) -> Iterator[File]:
@@ -157,9 +165,10 @@ def walk(path: str | Path) -> Iterator[File]:
             for entry in _list(root / folder):
                 relative = f"{folder}/{entry.name}" if folder else entry.name
                 if not _holds(entry.is_dir):
-                    # What does not exist although it is listed is a dead link. Pipes and devices are no files.
-                    if _holds(entry.is_file) or not os.path.exists(entry.path):
-                        yield File(relative=relative, is_picture=suffix_of(entry.name) in SUFFIXES)
+                    absent = "" if _holds(entry.is_file) else _absent(entry)
+                    if absent is not None:
+                        is_picture = suffix_of(entry.name) in SUFFIXES
+                        yield File(relative=relative, is_picture=is_picture, absent=absent)
                 elif (identity := _identity(entry)) not in above:
                     ways[identity] += 1
                     if ways[identity] > _MOST_WAYS:
@@ -187,6 +196,17 @@ def _holds(question: Callable[[], bool]) -> bool:
         return question()
     except OSError:
         return False
+
+
+def _absent(entry: os.DirEntry[str]) -> str | None:
+    """Why what is listed and no file is not there: a dead link. None if it is, for pipes and devices are no files."""
+    try:
+        os.stat(entry.path)
+    except FileNotFoundError:
+        return "the link leads nowhere" if _holds(entry.is_symlink) else ""  # else removed since it was listed
+    except OSError as error:
+        return _why(error)
+    return None
 
 
 def _why(error: OSError | ValueError) -> str:

@@ -22,7 +22,7 @@ from fromnoise.data.decode import SUFFIXES, decode
 from fromnoise.data.listing import Wish, is_hidden, leads_out, listing, suffix_of
 from fromnoise.data.manifest import FOUND_BY_ITSELF, LARGEST
 from fromnoise.data.notes import annotated, samples
-from fromnoise.data.source import Files, Unreadable, printable
+from fromnoise.data.source import Files, Unreadable, printable, unreadable
 from fromnoise.data.tar import Member, contents, read_member
 from fromnoise.data.unzip import LARGEST_MEMBER
 from fromnoise.errors import FromnoiseError, WrongUse
@@ -103,7 +103,7 @@ class Shards(Files):
         except MemoryError:
             raise Unreadable(name, "not enough memory to read it") from None
         except OSError as error:
-            raise Unreadable(name, error.strerror or str(error)) from error
+            raise unreadable(name, error) from error
         if len(data) < member.size:
             raise Unreadable(name, f"cut short: {len(data):,} of {member.size:,} bytes are in the tar file")
         return data

@@ -9,6 +9,7 @@ it and 0 where it has not (multi-hot), `value_names` being the labels. So a netw
 conditions in one way.
 """
 
+import errno
 import hashlib
 import os
 from abc import ABC, abstractmethod
@@ -50,6 +51,25 @@ class Unreadable(FromnoiseError):
 
     def __str__(self) -> str:
         return f"{self.name}: {self.why}"
+
+
+class Gone(Unreadable):
+    """A picture that was there when it was listed, and is not any more: its place is at fault, not the picture.
+
+    Whoever only looks at some pictures may pass over it as over any `Unreadable`; whoever takes them all must not, or
+    what is made of them would be of other pictures than those that were meant.
+    """
+
+
+_AWAY = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.ENOTCONN)
+"""What the system says of a file that was removed or moved, and of one on a disk that is not there any more."""
+
+
+def unreadable(name: str, error: OSError) -> Unreadable:
+    """What the system's ``error`` means for picture ``name``, which was there when it was listed."""
+    if error.errno in _AWAY:
+        return Gone(name, "gone since the pictures were listed; bring them back and start again")
+    return Unreadable(name, error.strerror or str(error))
 
 
 class Source(ABC):
@@ -97,6 +117,7 @@ class Source(ABC):
 
         Raises:
             Unreadable: the picture is damaged, missing or of a kind that has no such form.
+            Gone: it was there when the source was opened.
         """
 
     @cached_property

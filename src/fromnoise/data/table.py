@@ -28,7 +28,7 @@ from fromnoise.data.conditions import (
     joined,
 )
 from fromnoise.data.decode import decode
-from fromnoise.data.source import Files, Unreadable, printable, whole
+from fromnoise.data.source import Files, Gone, Unreadable, printable, unreadable, whole
 from fromnoise.errors import WrongUse, nearest
 
 USUAL_PICTURES = ("image", "img", "picture", "photo", "jpg", "png", "image_path", "file_name", "path")
@@ -158,6 +158,8 @@ class Table(Files):
         except MemoryError:
             raise Unreadable(name, "not enough memory to read it") from None
         except Exception as error:  # Arrow's own, OSError, zlib's …
+            if isinstance(error, OSError) and isinstance(gone := unreadable(name, error), Gone):
+                raise gone from error
             raise Unreadable(name, f"damaged ({type(error).__name__}: {error})") from error
         data = cell.get("bytes") if isinstance(cell, dict) else cell
         if isinstance(data, bytes):

@@ -13,7 +13,7 @@ import zipfile
 import zlib
 from typing import NamedTuple
 
-from fromnoise.data.source import LARGEST_RAW, Unreadable, one_line
+from fromnoise.data.source import LARGEST_RAW, Gone, Unreadable, one_line, unreadable
 from fromnoise.errors import FromnoiseError, WrongUse
 
 LARGEST_MEMBER = LARGEST_RAW
@@ -93,7 +93,7 @@ def unpacked(path: str, member: Member, name: str) -> bytes:
     """All bytes of a ``member`` without a `fault`, of the archive at ``path``; ``name`` is what messages call it.
 
     Raises:
-        Unreadable: it is damaged, or not what the directory promises.
+        Unreadable: it is damaged, or not what the directory promises; `Gone`, if the archive is.
     """
     try:
         packed = _packed(path, member, name)
@@ -101,6 +101,8 @@ def unpacked(path: str, member: Member, name: str) -> bytes:
     except MemoryError:
         raise Unreadable(name, "not enough memory to unpack it") from None
     except (zlib.error, OSError, EOFError) as error:  # bz2 raises OSError, too
+        if isinstance(error, OSError) and isinstance(gone := unreadable(name, error), Gone):
+            raise gone from error
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise Unreadable(name, f"cannot be unpacked ({why or 'it is cut short'})") from error
     if len(data) != member.size:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fromnoise.data import Fit, Source, Unreadable
+from fromnoise.data import Fit, Gone, Source, Unreadable
 from fromnoise.data.ahead import ahead
 from fromnoise.data.perceptual import perceive
 from fromnoise.data.quiet import pillow_quiet
@@ -185,6 +185,8 @@ def _look(source: Source, fit: Fit, index: int) -> tuple[Seen | Problem, FileFac
         with remarks() as heard:
             picture = source.read(index)
         image = fit(picture)
+    except Gone:  # With a folder that is moved away, most are: no finding about the pictures.
+        raise
     except Unreadable as error:
         return Problem(name=error.name, kind=ailment(data, file, error.why), why=error.why), file
     except MemoryError:

@@ -15,7 +15,7 @@ MAY_CHANGE = {
     "data": {"path", "strict"},  # The pictures themselves are compared.
     "train": {
         *("steps", "epochs", "images", "report_every", "sample_every", "sample_steps", "checkpoint_every"),
-        *("keep", "keep_every", "average_every", "recompute", "compile", "shard"),
+        *("keep", "keep_every", "average_every", "recompute", "compile", "deterministic", "shard"),
         *("watch", "score_every", "score_samples", "score_steps"),
     },
 }
@@ -28,7 +28,7 @@ def refuse_other(folder: RunFolder, config: Config) -> None:
         return
     if not folder.path.is_dir():
         raise WrongUse(f"{folder.path} is a file; --out should name a new folder or a run")
-    if not folder.config.is_file():
+    if not folder.config.is_file() and folder.carried_settings() is None:
         if any(not name.name.startswith(".") for name in folder.path.iterdir()):
             raise WrongUse(f"{folder.path} is not empty and holds no run; choose another --out, nothing was changed")
         return
@@ -45,7 +45,7 @@ def refuse_other(folder: RunFolder, config: Config) -> None:
     if changed:
         raise WrongUse(
             f"{folder.path} was started with other settings: {', '.join(changed[:3])}"
-            f"{' …' if len(changed) > 3 else ''}; give the same ones to go on, or another --out"
+            f"{' …' if len(changed) > 3 else ''}{_how_to_fork(changed)}; give the same ones to go on, or another --out"
         )
 
 
@@ -57,17 +57,47 @@ def existing(folder: RunFolder, config: Config) -> tuple[Checkpoint | None, list
     refuse_other(folder, config)
     found, damaged = folder.latest()
     if found is None and damaged:
-        raise damaged[0]
+        many = len(damaged)
+        none = "the only checkpoint is not" if many == 1 else f"none of the {many} checkpoints is"
+        raise FromnoiseError(
+            f"{folder.checkpoints}: {none} whole, and nothing was touched; move {folder.path} away, or take another "
+            f"--out. {'The newest' if many > 1 else 'It'}: {damaged[0]}"
+        )
     return found, damaged
 
 
 def _settings_of(folder: RunFolder) -> Config:
-    """Those saved with a run. Raises ``WrongUse`` if they are none, ``FromnoiseError`` if they cannot be read."""
+    """Those saved with a run, of which its checkpoints carry a copy that is taken where ``config.toml`` is not there.
+
+    Raises ``WrongUse`` if they are none, ``FromnoiseError`` if they cannot be read.
+    """
+    carried, where = folder.carried_settings(), str(folder.config)
+    if carried is not None and not folder.config.is_file():
+        return _parsed(carried[1], str(carried[0]))
+    mend = ""
+    if carried is not None:
+        mend = f"; mend it, or move it away and start again with the same words: {carried[0]} carries the settings, too"
     try:
         text = folder.config.read_text(encoding="utf-8")
+        if carried is not None and not text.strip():  # Emptied: what was not said would be taken for what was.
+            raise WrongUse(f"{where} is empty")
+        return _parsed(text, where)
     except (OSError, UnicodeDecodeError) as error:
-        raise FromnoiseError(f"cannot read {folder.config}: {error}") from error
-    return parse(read_toml(text, str(folder.config)), str(folder.config))
+        why = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise FromnoiseError(f"cannot read {where}: {why}{mend}") from error
+    except WrongUse as error:
+        raise WrongUse(f"{error}{mend}") from error
+
+
+def _parsed(text: str, where: str) -> Config:
+    return parse(read_toml(text, where), where)
+
+
+def _how_to_fork(changed: list[str]) -> str:
+    """What to do to go on with other settings after all, where that is what most likely was meant."""
+    if not all(one.startswith("train.") for one in changed):  # Another network does not take these weights.
+        return ""
+    return " (to change them on the way, copy the folder, and change them in the copy's config.toml, too)"
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any], where: str = "") -> list[str]:

@@ -92,7 +92,9 @@ OPTIONS = {
     "train": COMMON
     | {"--out", "--preset", "--resolution", "--classes", "--flip", "--strict", "--steps", "--epochs", "--images"}
     | {"--channels", "--fit", "--labels", "--micro-batch", "--dry-run", "--processes", "--time-limit"},
-    "estimate": COMMON | {"--preset", "--resolution", "--channels", "--classes"},
+    "estimate": COMMON
+    | {"--preset", "--resolution", "--channels", "--classes", "--fit", "--labels", "--flip", "--strict"}
+    | {"--steps", "--epochs", "--images"},
     "inspect": COMMON - {"--device"}
     | {"--out", "--resolution", "--channels", "--fit", "--classes", "--labels"}
     | {"--write-clean", "--no-copies", "--no-near-copies"},

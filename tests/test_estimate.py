@@ -25,6 +25,7 @@ from tests import tiny
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from fromnoise.checkpoint import RunFolder
 from fromnoise.cli import main
 from fromnoise.config import Config, build_network, parse, preset
 from fromnoise.errors import FromnoiseError, WrongUse
@@ -35,13 +36,15 @@ from fromnoise.task import estimate as task
 from fromnoise.task.estimate_count import count, count_network
 from fromnoise.task.estimate_disk import checkpoint_bytes, disk
 from fromnoise.task.estimate_found import Estimated, Row, accumulate_for, as_dict
-from fromnoise.task.estimate_memory import Line, alone, line_through, micro_batch, scouted, sizes
+from fromnoise.task.estimate_memory import Line, alone, line_through, micro_batch, scouted, sizes, whole_parts
 from fromnoise.task.estimate_plan import few, plan, stand_ins
 from fromnoise.task.estimate_probe import Probe, Taken, TooLarge, probe
 from fromnoise.task.estimate_step import steps
 from fromnoise.task.prepare import prepare
 
 verb = importlib.import_module("fromnoise.verb.estimate")  # The package has the function of that name.
+look = importlib.import_module("fromnoise.verb.dry_run")
+known_task = importlib.import_module("fromnoise.task.estimate_known")
 Said = tuple[int, str, str]
 MIB = 2**20
 
@@ -149,6 +152,52 @@ def test_the_line_goes_through_the_largest_sizes() -> None:
     assert flat is not None and flat(1000) == 590
 
 
+def _bent(n: int) -> int:
+    """Of pictures that are computed again in parts, alike and of 16 at most: the largest part, and what each keeps."""
+    largest = -(-n // -(-n // 16))
+    return 100 + 10 * largest + 2 * n
+
+
+def test_the_line_goes_through_whole_parts_where_there_are_two() -> None:
+    points = [(n, _bent(n)) for n in (1, 2, 4, 8, 16, 32, 40)]
+    line = line_through(points, 16)
+    assert line is not None and all(line(16 * k) == _bent(16 * k) for k in range(1, 20))
+    assert all(line(n) >= _bent(n) for n in range(16, 300))
+    steep = line_through(points[:5], 16)  # One alone: a line from before the bend is too high.
+    assert steep is not None and all(steep(n) >= _bent(n) for n in range(8, 300))
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "parts", "tried"),
+    [
+        (128, 16, [1, 2, 4, 8, 16, 32, 64, 128]),
+        (16, 16, [1, 2, 4, 8, 16, 32]),
+        (24, 16, [1, 2, 4, 8, 16, 24, 32]),
+        (64, 28, [1, 2, 4, 8, 16, 28, 56, 64]),
+    ],
+)
+def test_whole_parts_are_tried_twice_at_least(batch_size: int, parts: int, tried: list[int]) -> None:
+    assert sizes(batch_size, parts) == tried
+
+
+def test_parts_are_as_many_pictures_as_are_computed_again_at_once() -> None:
+    again = {"data": {"height": 32, "width": 32}}
+    assert whole_parts(tiny.config(again, recompute=True, batch_size=64), tiny.CPU) == 16
+    assert whole_parts(tiny.config(again, recompute=True, batch_size=8), tiny.CPU) == 1  # One part is all.
+    assert whole_parts(tiny.config(again, recompute=True, batch_size=64), torch.device("cuda")) == 1
+    assert whole_parts(tiny.config(again, batch_size=64), tiny.CPU) == 1
+
+
+def test_what_was_measured_goes_before_the_line() -> None:
+    line = Line(0, 10)
+    assert micro_batch(16, line, room=100, gradients=0) == 8
+    assert micro_batch(16, line, room=100, gradients=0, known={8: 95, 4: 80}) == 4
+    assert micro_batch(16, line, room=100, gradients=0, known={16: 88}) == 16
+    assert micro_batch(16, line, room=10_000, gradients=0, failed=8) == 4
+    assert micro_batch(16, None, room=100, gradients=0, known={2: 50}) == 2  # Without a line no more than was tried.
+    assert micro_batch(16, line, room=10_000, gradients=0, failed=1) is None
+
+
 def test_the_largest_divisor_that_fits_is_chosen() -> None:
     line = Line(100, 10)
     assert micro_batch(96, line, room=10_000, gradients=50) == 96
@@ -169,13 +218,14 @@ class _Fake:
     """Answers as a machine would whose steps take ``a + b · n`` bytes and ``second · n`` seconds."""
 
     def __init__(self, *, room: int, b: int = 10, second: float = 0.0) -> None:
-        self.base, self.room, self.b, self.second = 100, room, b, second
+        self.base, self.limit, self.b, self.second = 100, room, b, second
+        self.room: int | None = room  # As it is told.
         self.asked: list[int] = []
 
     def __call__(self, batch: int, *, total: int) -> Taken:
         self.asked.append(batch)
         needed = self.base + 50 + self.b * batch
-        if needed > self.room:
+        if needed > self.limit:
             raise TooLarge("no")
         return Taken(batch, 1, needed, (self.second * batch,), 7)
 
@@ -199,6 +249,23 @@ def test_sizes_are_tried_until_they_take_long() -> None:
     assert _tried(_Fake(room=10**9, b=heavy, second=100.0)) == [1, 2]  # A line needs two points.
     # Two pictures of 6 bytes add 4 % to what is there, four 7 %, eight 14 %: no line may be drawn before.
     assert _tried(_Fake(room=10**9, b=6, second=100.0)) == [1, 2, 4, 8]
+
+
+def test_whole_parts_are_tried_though_they_take_long() -> None:
+    slow = _Fake(room=10**9, b=1000, second=100.0)
+    assert [taken.batch for taken in scouted(cast(Probe, slow), 128, 0, 16)] == [1, 2, 4, 8, 16, 32]
+
+
+def test_the_size_that_failed_is_told() -> None:
+    """Where nothing says how much there is, only trying tells."""
+    blind = _Fake(room=700)
+    blind.room = None
+    failed: list[int | None] = []
+
+    def trying() -> Iterator[Taken]:
+        failed.append((yield from scouted(cast(Probe, blind), 64, 0)))
+
+    assert [taken.batch for taken in trying()] == [1, 2, 4, 8, 16, 32] and failed == [64]
 
 
 def test_not_one_picture_fits() -> None:
@@ -290,6 +357,27 @@ def test_a_group_of_version_1_that_is_named_by_its_path_on_the_host(tmp_path: Pa
     assert available_memory(tmp_path) == 4000 * 1024
 
 
+def test_the_limit_of_the_processs_own_addresses_counts(tmp_path: Path) -> None:
+    limits = "Limit  Soft Limit  Hard Limit  Units\nMax data size  7  7  bytes\nMax address space  %s  unlimited  bytes"
+    files: dict[str, object] = {
+        "proc/self/status": "VmPeak: 900 kB\nVmSize: 600 kB",
+        "proc/self/limits": limits % 1_000_000,
+    }
+    assert available_memory(_system(tmp_path, "", files)) == 1_000_000 - 600 * 1024
+    assert available_memory(_system(tmp_path, "", {"proc/self/limits": limits % 1000})) == 0
+    assert available_memory(_system(tmp_path, "", {"proc/self/limits": limits % "unlimited"})) == 4000 * 1024
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux tells")
+def test_ulimit_is_heeded() -> None:
+    code = (
+        "import resource as r; from fromnoise.memory import available_memory as a; "
+        "r.setrlimit(r.RLIMIT_AS, (2**30, r.RLIM_INFINITY)); print(a())"
+    )
+    env = {**os.environ, "PYTHONPATH": str(tiny.SOURCE)}
+    assert 0 < int(subprocess.check_output([sys.executable, "-c", code], env=env, text=True)) < 2**30
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux tells")
 def test_the_peak_is_that_of_the_process() -> None:
     before = peak_resident()
@@ -317,11 +405,18 @@ def _size(folder: Path) -> int:
         {"steps": 5, "keep": 9, "checkpoint_every": 0},
         {"steps": 7, "keep": 3, "checkpoint_every": 1},
         {"steps": 20, "keep": 1, "checkpoint_every": 10, "keep_every": 50},
+        {"steps": 20, "keep": 2, "checkpoint_every": 10, "keep_every": 20},
         {"steps": 6, "keep": 1, "checkpoint_every": 24, "averages": [0.05, 0.1], "average_every": 16},
     ],
 )
-def test_the_disk_is_what_a_run_takes(tmp_path: Path, train: dict[str, Any]) -> None:
-    config = tiny.config(**train, report_every=4)
+def test_the_disk_is_what_a_run_takes(tmp_path: Path, train: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    config, together, prune = tiny.config(**train, report_every=4), [], RunFolder.prune
+
+    def counting(folder: RunFolder, *args: Any, **more: Any) -> None:
+        together.append(len(list(folder.checkpoints.iterdir())))  # The new one, and those beside it.
+        prune(folder, *args, **more)
+
+    monkeypatch.setattr(RunFolder, "prune", counting)
     tiny.run(config, tmp_path / "run")
     (learner, _), *_ = steps(config, tiny.digits(), tiny.CPU, count=1, total=1)
     found = checkpoint_bytes(learner, config)
@@ -332,7 +427,8 @@ def test_the_disk_is_what_a_run_takes(tmp_path: Path, train: dict[str, Any]) -> 
     taken = disk(config, checkpoint=sum(found.values()), parameters=parameters, steps=config.train.steps, pictures=40)
     assert taken.checkpoints == len(list((tmp_path / "run" / "checkpoints").iterdir()))
     assert taken.run == pytest.approx(_size(tmp_path / "run"), rel=0.05)
-    assert taken.most == taken.run + taken.checkpoint and taken.cache == 0
+    assert taken.checkpoints + taken.beside == max(together)
+    assert taken.most == taken.run + taken.beside * taken.checkpoint and taken.cache == 0
 
 
 def test_the_cache_is_counted_where_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -434,6 +530,38 @@ def test_a_dry_run_refuses_what_training_refuses(say: Callable[..., Said], here:
     assert (code, out) == (2, "") and len(err.splitlines()) == 1 and "lr" in err
 
 
+def test_a_dry_run_counts_the_processes(say: Callable[..., Said], here: Path, tmp_path: Path) -> None:
+    """It refuses in the words of the run that would refuse, and starts none of them."""
+    words = ["train", "digits", "--preset", tiny.preset(tmp_path), "--steps", 1]
+    uneven = [*words, "--processes", 3]
+    code, out, err = say(*uneven, "--dry-run")
+    assert (code, out) == (2, "") and "batch_size = 8 cannot be shared evenly by 3 processes in 1 parts each" in err
+    real = tiny.command(*uneven, "--out", "run", "--device", "cpu")
+    assert real.communicate(timeout=60)[1].splitlines()[-1] == err.strip() and real.returncode == 2
+    for more, complaint in (
+        (["--processes", 2, "--micro-batch", "auto"], "--micro-batch auto measures one process; with several, give a"),
+        (["--processes", 2, "--micro-batch", "1"], "cannot be shared evenly by 2 processes in 8 parts each: take a"),
+        (["--processes", 0], "--processes 0: must be at least 1"),
+    ):
+        code, out, err = say(*words, "--dry-run", *more)
+        assert (code, out, len(err.splitlines())) == (2, "", 1) and complaint in err
+    assert say(*words, "--dry-run", "--processes", 2)[0] == 0
+
+
+def test_a_dry_run_says_what_training_would_say(say: Callable[..., Said], here: Path, tmp_path: Path) -> None:
+    data = _folder(tmp_path / "data", 12)
+    words = ["train", data, "--set", "network.model_channels=32", "--steps", 1, "--set", "train.batch_size=16"]
+    code, out, err = say(*words, "--dry-run")
+    assert code == 0 and "# one step on 16 pictures out of 12: loss" in out
+    (remark,) = err.splitlines()
+    assert remark.startswith("fromnoise: preset digits, fitted to 12 pictures: 1 steps of 16, each picture seen about")
+    assert say(*words)[2].splitlines()[0] == remark
+    assert (
+        "# one step on 8 of the pictures: loss"
+        in say(*words[:-1], "train.batch_size=8", "--out", "other", "--dry-run")[1]
+    )
+
+
 def test_a_first_step_that_is_no_number_fails(
     say: Callable[..., Said], here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -441,7 +569,7 @@ def test_a_first_step_that_is_no_number_fails(
         report = SimpleNamespace(loss=torch.tensor(math.nan), grad_norm=torch.tensor(1.0))
         yield SimpleNamespace(network=nn.Linear(1, 1)), report
 
-    monkeypatch.setattr(verb, "steps", odd)
+    monkeypatch.setattr(look, "steps", odd)
     code, out, err = say("train", "digits", "--preset", tiny.preset(tmp_path), "--steps", 1, "--dry-run")
     assert (code, out) == (1, "") and err.startswith("fromnoise: the first step gives a loss of nan")
 
@@ -494,12 +622,18 @@ def test_auto_takes_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:
         asked.append(n)
         return Taken(n, 1, peak, (0.1,), 7)
 
-    def small(room: int | None, reached: int) -> None:
+    def small(room: int | None, reached: int, failed: int | None = None) -> None:
         context = contextlib.nullcontext(SimpleNamespace(base=0, room=room))
-        scouts = [n for n in (1, 2, 4, 8, 16) if n <= reached]
+
+        def scouts(*_: Any) -> Iterator[Taken]:
+            for n in (1, 2, 4, 8, 16):
+                if n <= reached:
+                    yield taken(n, room and (105 + 10 * n) * MIB)
+            return failed
+
         monkeypatch.setattr(task, "probe", lambda *_: context)
-        monkeypatch.setattr(task, "scouted", lambda *_: (taken(n, room and (105 + 10 * n) * MIB) for n in scouts))
-        monkeypatch.setattr(task, "alone", lambda _, __, scout, ___: taken(scout.batch, (100 + 10 * scout.batch) * MIB))
+        monkeypatch.setattr(known_task, "scouted", scouts)
+        monkeypatch.setattr(known_task, "alone", lambda _, __, n, ___: taken(n, (100 + 10 * n) * MIB))
 
     small(10**9, 16)
     assert task.automatic_micro_batch(config, tiny.CPU) == 16 and asked == [1, 2, 4, 8, 16]  # Known at once.
@@ -507,6 +641,8 @@ def test_auto_takes_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     assert task.automatic_micro_batch(config, tiny.CPU) == 16 and asked[5:] == [1, 2, 4, 2, 4]
     small(220 * MIB, 4)
     assert task.automatic_micro_batch(config, tiny.CPU) == 8
+    small(10**9, 4, failed=8)
+    assert task.automatic_micro_batch(config, tiny.CPU) == 4  # Whatever the line says of 8.
     small(115 * MIB, 2)
     with pytest.raises(FromnoiseError, match="a step of one picture takes about 110 MiB of 115 MiB"):
         task.automatic_micro_batch(config, tiny.CPU)
@@ -572,6 +708,58 @@ def test_people_are_told_what_was_measured(say: Callable[..., Said], monkeypatch
     assert "1 310.0 MiB measured" in lines and "16 460.0 MiB predicted" in lines
     assert "a whole batch of 8 fits into the 953.7 MiB that such a process may hold now, less 10%" in lines
     assert lines[-1] == "next: fromnoise train digits --classes"
+
+
+def test_people_are_told_sizes_that_they_can_tell_apart(
+    say: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny.config(steps=50)
+    peaks = (2**30 - 1, 2**30, 1.204 * 2**30, 12.04 * 2**30, 120.4 * 2**30)
+    rows = tuple(Row(2**k, int(peak), True) for k, peak in enumerate(peaks))
+    lines = [" ".join(line.split()) for line in _printed(_found(config, memory=rows), say, monkeypatch).splitlines()]
+    for row in ("1 1024.0 MiB", "2 1.00 GiB", "4 1.20 GiB", "8 12.0 GiB", "16 120 GiB"):
+        assert f"{row} measured" in lines
+    assert "disk: the run 7.0 MiB counted: 1 checkpoint, averages, grids, metrics" in lines
+    assert "disk: needed at most 7.0 MiB 931 GiB are free" in lines
+    longer = tiny.config(steps=50, keep=2, checkpoint_every=80)
+    lines = [" ".join(line.split()) for line in _printed(_found(longer), say, monkeypatch).splitlines()]
+    assert "disk: the run 14.0 MiB counted: 2 checkpoints, averages, grids, metrics" in lines
+    assert "disk: needed at most 21.0 MiB with one more while it is written; 931 GiB are free" in lines
+
+
+def test_an_estimate_knows_the_words_of_train(
+    say: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def events(planned: Any, _: Any) -> Iterator[Any]:
+        asked.append(planned)
+        yield task.Estimating(0, 2, "counting")
+        yield _found(planned.config)
+
+    monkeypatch.setattr(task, "estimate", events)
+    file = tiny.preset(tmp_path)
+    data = ["digits", "--preset", file, "--fit", "pad", "--classes", "--flip", "--strict", "--resolution", "8"]
+    for length, steps_ in (("--epochs", 2), ("--steps", 7), ("--images", 72)):
+        code, out, _ = say("estimate", *data, length, steps_)
+        said = out.splitlines()[-1].removeprefix("next: fromnoise ").split()
+        assert code == 0
+        trained = json.loads(say(*said, "--dry-run", "--json")[1])
+        planned = asked[-1]
+        assert planned.config.train.total_steps(len(planned.training)) == trained["steps"]
+        assert planned.config == parse(trained["config"], "the dry run")
+        assert planned.config.train.flip and planned.config.data.strict and planned.config.data.fit == "pad"
+    code, out, err = say("estimate", "digits", "--steps", 1, "--epochs", 1)
+    assert (code, out) == (2, "") and "not allowed with" in err
+
+
+def test_an_estimate_refuses_what_training_refuses(say: Callable[..., Said], monkeypatch: pytest.MonkeyPatch) -> None:
+    watch = importlib.import_module("fromnoise.task.watch.open")
+    monkeypatch.setattr(watch, "_AVAILABLE", {name: lambda: False for name in watch._AVAILABLE})
+    words = ["digits", "--set", "train.watch=tensorboard"]
+    refused = say("estimate", *words)
+    assert refused[:2] == (2, "") and "tensorboard is not installed" in refused[2]
+    assert say("train", *words)[2].splitlines()[-1] == refused[2].strip()  # After what it says of the settings.
 
 
 def test_people_are_told_how_to_make_it_fit(say: Callable[..., Said], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -669,6 +857,7 @@ def test_an_interruption_leaves_no_process_behind(here: Path, tmp_path: Path) ->
         ("digits", {"data": {"channels": 1}}, (16, 32), 128),
         ("cifar10", {"network": {"model_channels": 64}}, (2, 4), 16),
         ("cifar10", {"network": {"model_channels": 64}}, (8, 16), 64),
+        ("cifar10", {"network": {"model_channels": 32}, "train": {"recompute": True}}, (32, 64), 96),
     ],
 )
 def test_the_prediction_is_within_15_percent(
@@ -678,10 +867,10 @@ def test_the_prediction_is_within_15_percent(
     config = parse(merge(preset(name), changes), name)
     with probe(config, tiny.CPU) as fresh:
         base = fresh.base or 0
-    points = [(n, alone(config, tiny.CPU, Taken(n, 1, None, (), 0), 0).peak or 0) for n in known]
-    line = line_through(points)
+    points = [(n, alone(config, tiny.CPU, n, 0).peak or 0) for n in known]
+    line = line_through(points, whole_parts(config, tiny.CPU))
     assert line is not None
-    peak = alone(config, tiny.CPU, Taken(asked, 1, None, (), 0), 0).peak or 0
+    peak = alone(config, tiny.CPU, asked, 0).peak or 0
     whole, above = line(asked) / peak - 1, (line(asked) - base) / (peak - base) - 1
     print(f"{name} {known} -> {asked}: {line(asked) / MIB:.0f} of {peak / MIB:.0f}, {whole:+.1%} ({above:+.1%})")
     assert abs(whole) < 0.15

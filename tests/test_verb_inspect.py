@@ -105,7 +105,7 @@ def test_the_command_that_it_proposes_trains_on_what_it_showed(
     facts = json.loads((here / "inspected" / "data" / "inspect.json").read_text())
     assert code == 0 and proposed[:2] == ["fromnoise", "train"]
     args = cli._parser().parse_args(proposed[1:])
-    config, source = settle(train._train_tree(args), preset_name=None, source="the test")
+    config, source = settle(train.train_tree(args), preset_name=None, source="the test")
     seen = {name: getattr(config.data, name) for name in ("height", "width", "channels", "fit", "filter")}
     assert seen == {name: facts["fit"][name] for name in seen} and seen["filter"] == "box"
     assert facts["classes"] == {"kind 0": 2, "kind 1": 2, "kind 2": 2} and set(config.data.class_names) == set(

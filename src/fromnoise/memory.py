@@ -4,8 +4,9 @@ Activations of a training step are freed and asked for again at every step. glib
 at once, and the kernel hands them out again page by page, zeroed: on a CPU that can be a third of a step. With a
 high threshold the process keeps them. What this gives is in docs/performance.md.
 
-What may still be taken is the least of what the kernel calls available and what every control group above the process
-leaves of its limit; pages of files that a group could give back at once count as free.
+What may still be taken is the least of what the kernel calls available, what every control group above the process
+leaves of its limit, and what is left of the process's own limit of addresses (``ulimit -v``); pages of files that a
+group could give back at once count as free.
 """
 
 import ctypes
@@ -57,7 +58,16 @@ def available_memory(root: Path = Path("/")) -> int | None:
     kibibytes = _field(root / "proc/meminfo", "MemAvailable")
     if kibibytes is None:
         return None
-    return max(0, min([1024 * kibibytes, *_left_by_groups(root)]))
+    return max(0, min([1024 * kibibytes, *_left_by_groups(root), *_left_of_addresses(root)]))
+
+
+def _left_of_addresses(root: Path) -> Iterator[int]:
+    """What the process may still map, if that is limited; addresses that it has, and does not use, are gone as well."""
+    taken = _field(root / "proc/self/status", "VmSize")
+    for line in _text(root / "proc/self/limits").splitlines():
+        limit = line.removeprefix("Max address space").split()  # soft, hard, unit
+        if taken is not None and len(limit) == 3 and limit[0].isdecimal():
+            yield int(limit[0]) - 1024 * taken
 
 
 def _left_by_groups(root: Path) -> Iterator[int]:

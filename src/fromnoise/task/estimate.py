@@ -15,12 +15,13 @@ import torch
 
 from fromnoise.config import Config
 from fromnoise.errors import FromnoiseError
-from fromnoise.task.estimate_count import Counted, count
+from fromnoise.task.estimate_count import count
 from fromnoise.task.estimate_disk import disk
-from fromnoise.task.estimate_found import Estimated, Row
-from fromnoise.task.estimate_memory import RESERVE, Line, alone, divisors, line_through, micro_batch, scouted, sizes
+from fromnoise.task.estimate_found import Estimated
+from fromnoise.task.estimate_known import Known
+from fromnoise.task.estimate_memory import RESERVE, divisors
 from fromnoise.task.estimate_plan import Plan
-from fromnoise.task.estimate_probe import Probe, Taken, TooLarge, probe
+from fromnoise.task.estimate_probe import Taken, TooLarge, probe
 from fromnoise.task.estimate_step import refuse_misfits
 
 _PATIENCE = 10.0  # Seconds that one step may take for it to be measured whole.
@@ -44,40 +45,34 @@ def estimate(planned: Plan, device: torch.device) -> Iterator[Estimating | Estim
     config = planned.config
     train, total = config.train, _length(planned)
     refuse_misfits(config, device)
-    counted, whole = count(config), len(sizes(train.batch_size)) + 3
+    known = Known(config, device, total)
+    counted, whole = count(config), len(known.sizes) + 3
     yield Estimating(0, whole, "counting")
-    scouts: list[Taken] = []
     with probe(config, device) as fresh:
         yield Estimating(0, whole, "a step of 1 picture")
-        for taken in _scouts(fresh, config, total):
-            scouts.append(taken)
-            yield Estimating(len(scouts), whole, "steps of more pictures")
-        room = fresh.room
-    largest: list[Taken] = []
+        for _ in known.scout(fresh):
+            yield Estimating(len(known.scouts), whole, "steps of more pictures")
     timed: Taken | None = None
-    for scout in scouts[-2:]:
-        yield Estimating(whole - 3 + len(largest), whole, f"steps of {scout.batch}")
-        if scout.batch == train.batch_size and train.accumulate == 1 and _one(scout) <= _PATIENCE:
-            timed = _stepped(config, device, parts=1, part=scout.batch, total=total)
-        largest.append(timed or alone(config, device, scout, total))
-    line = _line(largest)
-    fits = _fitting(config, line, room, counted)
+    quick = {taken.batch for taken in known.scouts if _one(taken) <= _PATIENCE}
+    for size in known.decisive():
+        yield Estimating(whole - 3 + len(known.largest), whole, f"steps of {size}")
+        whole_step = size == train.batch_size and train.accumulate == 1 and size in quick
+        taken = _timed(known, parts=1, part=size) if whole_step else None
+        if taken is None:
+            known.again(size)
+        timed = taken or timed
     yield Estimating(whole - 1, whole, "timing steps")
-    timed = timed or _timed(config, device, largest[-1], fits, line, total)
-    if timed.accumulate == 1 and timed.batch > largest[-1].batch:  # Better than any prediction.
-        largest.append(timed)
-        line = _line(largest)
-        fits = _fitting(config, line, room, counted)
+    timed = timed or _whole_or_part(known, counted.parameters) or known.largest[-1]
     yield Estimating(whole, whole, "timing steps")
     yield Estimated(
         config=config,
         pictures=len(planned.training),
         device=_called(device),
         counted=counted,
-        memory=_rows([*scouts, *largest], line, train.batch_size),
-        line=line,
-        room=room,
-        micro_batch=fits,
+        memory=known.rows(),
+        line=known.line,
+        room=known.room,
+        micro_batch=known.fitting(counted.parameters),
         timed=timed,
         steps=total or None,
         disk=disk(
@@ -98,47 +93,21 @@ def automatic_micro_batch(config: Config, device: torch.device) -> int:
     one picture fits.
     """
     refuse_misfits(config, device)
-    counted = count(config)
+    known, batch_size = Known(config, device, 0), config.train.batch_size
     with probe(config, device) as fresh:
-        scouts = list(_scouts(fresh, config, 0))
-        room = fresh.room
-    last = scouts[-1]
-    if last.peak is None or room is None:
+        for _ in known.scout(fresh):
+            pass
+    last = known.scouts[-1]
+    if last.peak is None or known.room is None:
         raise FromnoiseError(f"how much memory is free cannot be told on {device}: give --micro-batch a number")
-    if last.batch == config.train.batch_size and last.peak <= (1 - RESERVE) * room:
-        return last.batch
-    line = _line([alone(config, device, scout, 0) for scout in scouts[-2:]])
-    found = _fitting(config, line, room, counted)
+    if last.batch >= batch_size and known.peaks[last.batch] <= (1 - RESERVE) * known.room:
+        return batch_size
+    for size in known.decisive():
+        known.again(size)
+    found = known.fitting(count(config).parameters)
     if found is None:
-        raise _none_fits(last.peak if line is None else line(1), room)
+        raise known.none_fits()
     return found
-
-
-def _scouts(fresh: Probe, config: Config, total: int) -> Iterator[Taken]:
-    try:
-        yield from scouted(fresh, config.train.batch_size, total)
-    except TooLarge as error:
-        raise FromnoiseError(
-            "not enough memory for a step of a single picture: lower network.model_channels or the resolution, or set "
-            "train.recompute=true"
-        ) from error
-
-
-def _line(some: list[Taken]) -> Line | None:
-    return line_through([(taken.batch, taken.peak) for taken in some if taken.peak is not None])
-
-
-def _fitting(config: Config, line: Line | None, room: int | None, counted: Counted) -> int | None:
-    if line is None or room is None:
-        return None
-    return micro_batch(config.train.batch_size, line, room=room, gradients=4 * counted.parameters)
-
-
-def _none_fits(needed: int, room: int) -> FromnoiseError:
-    return FromnoiseError(
-        f"not enough memory: a step of one picture takes about {needed / 2**20:,.0f} MiB of {room / 2**20:,.0f} MiB, "
-        f"of which a tenth is left free; lower network.model_channels or the resolution, or set train.recompute=true"
-    )
 
 
 def _one(taken: Taken) -> float:
@@ -146,38 +115,32 @@ def _one(taken: Taken) -> float:
     return min(taken.seconds)
 
 
-def _timed(
-    config: Config, device: torch.device, largest: Taken, fits: int | None, line: Line | None, total: int
-) -> Taken:
-    """Steps of the whole batch; of some of its parts, or what is known of few pictures, where they would take long."""
-    train = config.train
-    part = train.batch_size // train.accumulate
+def _whole_or_part(known: Known, parameters: int) -> Taken | None:
+    """Steps of the whole batch, or of some of its parts where it would take long; ``None`` where they all would."""
+    train, largest = known.config.train, known.largest[-1]
+    part, fits = train.batch_size // train.accumulate, known.fitting(parameters)
     if fits is not None:
         part = min(part, fits)
-    elif line is not None:
-        return largest
+    elif known.room is not None and known.peaks:
+        return None
     seconds = part * _one(largest) / largest.batch
     if seconds > 2 * _PATIENCE:
-        return largest
+        return None
     parts = max((n for n in divisors(train.batch_size // part) if n * seconds <= _PATIENCE), default=1)
+    return _timed(known, parts=parts, part=part)
+
+
+def _timed(known: Known, *, parts: int, part: int) -> Taken | None:
+    """Steps of so many parts; ``None`` if they do not fit. What they took is known from now on."""
     try:
-        return _stepped(config, device, parts=parts, part=part, total=total)
+        with probe(known.config, known.device) as fresh:
+            taken = fresh(parts * part, accumulate=parts, warm=2, count=3, seconds=_SHOWN, total=known.total)
     except TooLarge:
-        return largest
-
-
-def _stepped(config: Config, device: torch.device, *, parts: int, part: int, total: int) -> Taken:
-    with probe(config, device) as fresh:
-        return fresh(parts * part, accumulate=parts, warm=2, count=3, seconds=_SHOWN, total=total)
-
-
-def _rows(some: list[Taken], line: Line | None, batch_size: int) -> tuple[Row, ...]:
-    """By pictures. Of several measurements the last one; none that is above what more pictures took (see `alone`)."""
-    found = {taken.batch: taken.peak for taken in some if taken.peak is not None}
-    known = {n: peak for n, peak in found.items() if all(peak <= other for m, other in found.items() if m > n)}
-    wanted = [*sizes(batch_size), 2 * batch_size]
-    predicted = {} if line is None else {n: line(n) for n in wanted if n > max(found)}
-    return tuple(Row(n, peak, n in known) for n, peak in sorted({**predicted, **known}.items()))
+        known.fail(part)
+        return None
+    if parts == 1:  # Better than any prediction.
+        known.largest.append(taken)
+    return taken
 
 
 def _length(planned: Plan) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 from fromnoise.config import Config, to_toml
 from fromnoise.data.cache import Cache
 from fromnoise.data.dataset import SMALL
-from fromnoise.train import Learner
+from fromnoise.train import Learner, TrainSettings
 
 _GRID = 64
 _LINE = 400  # Bytes of a line of metrics.jsonl with its ten bands of t, rounded up; small beside the rest.
@@ -24,10 +24,11 @@ _NAMES = {"torch.float32": "F32", "torch.float64": "F64", "torch.int64": "I64", 
 
 @dataclass(frozen=True, kw_only=True)
 class Disk:
-    """Bytes. ``checkpoints`` are how many stay; ``most`` is what the run needs while it writes one more of them."""
+    """Bytes. ``checkpoints`` are how many stay, ``beside`` how many more there are while the last one is written."""
 
     checkpoint: int
     checkpoints: int
+    beside: int
     averages: int
     grids: int
     metrics: int
@@ -41,7 +42,7 @@ class Disk:
     @property
     def most(self) -> int:
         """The run folder while the last checkpoint is written, and the cache."""
-        return self.run + self.checkpoint + self.cache
+        return self.run + self.beside * self.checkpoint + self.cache
 
 
 def disk(config: Config, *, checkpoint: int, parameters: int, steps: int | None, pictures: int) -> Disk:
@@ -53,19 +54,28 @@ def disk(config: Config, *, checkpoint: int, parameters: int, steps: int | None,
     assert data.height is not None and data.width is not None and data.channels is not None
     picture, cached = data.height * data.width * data.channels, data.height * data.width * data.channels * pictures
     saved = times(train.checkpoint_every, steps, train.batch_size)
-    kept = set(saved[-train.keep :]) if steps else set(range(train.keep))
-    if train.keep_every:  # The first at or after each multiple.
-        kept |= {min(part) for _, part in groupby(saved, lambda images: images // train.keep_every)}
+    kept, beside = _kept(saved, train), 1
+    if steps is not None:  # They never grow fewer, so there are most of them at the end: before it, and one more.
+        beside = _kept(saved[:-1], train) + 1 - kept
     snapshots = times(train.average_every or train.checkpoint_every, steps, train.batch_size)
     grids = times(train.sample_every, steps, train.batch_size) if train.sample_every else []
     return Disk(
         checkpoint=checkpoint,
-        checkpoints=len(kept),
+        checkpoints=kept if steps is not None else train.keep,
+        beside=beside,
         averages=len(train.averages) * len(snapshots) * 4 * parameters,
         grids=len(grids) * _GRID * picture,
         metrics=-(-(steps or 0) // train.report_every) * _LINE,
         cache=cached if cached >= SMALL and Cache.from_environment().limit >= cached else 0,
     )
+
+
+def _kept(saved: list[int], train: TrainSettings) -> int:
+    """How many checkpoints there are after those at ``saved`` pictures, the oldest removed."""
+    kept = set(saved[-train.keep :])
+    if train.keep_every:  # The first at or after each multiple.
+        kept |= {min(part) for _, part in groupby(saved, lambda images: images // train.keep_every)}
+    return len(kept)
 
 
 def times(every: int, steps: int | None, batch_size: int) -> list[int]:

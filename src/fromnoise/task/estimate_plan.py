@@ -19,6 +19,7 @@ from fromnoise.data import Dataset, Source, load, stratified_split
 from fromnoise.data.cache import Cache
 from fromnoise.data.quantities import quantities
 from fromnoise.errors import WrongUse
+from fromnoise.task.fitting import told
 from fromnoise.task.prepare import settle, what_is_seen
 
 _NO_CACHE = Cache(path=Path(), limit=0)
@@ -28,11 +29,15 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Plan:
-    """Settled settings, the opened ``source``, and which of its pictures are trained on if all can be read."""
+    """Settled settings, the opened ``source``, and which of its pictures are trained on if all can be read.
+
+    ``remarks`` are what training says of the settings, in lines.
+    """
 
     config: Config
     source: Source
     training: NDArray[np.int64]
+    remarks: tuple[str, ...] = ()
 
 
 def plan(
@@ -48,12 +53,13 @@ def plan(
         training, _ = stratified_split(np.zeros(len(pictures), int) if labels is None else labels, config.data.held_out)
     data = config.data if labels is not None else replace(config.data, class_names=())
     if pictures.values is not None:
-        told = torch.tensor(pictures.values, dtype=torch.float32)[torch.from_numpy(training)]
+        values = torch.tensor(pictures.values, dtype=torch.float32)[torch.from_numpy(training)]
         try:
-            data = replace(data, quantities=quantities(told, pictures.value_names))
+            data = replace(data, quantities=quantities(values, pictures.value_names))
         except WrongUse as error:
             raise WrongUse(f"{data.path}: {error}") from error
-    return Plan(replace(config, data=data), pictures, training)
+    config = replace(config, data=data)
+    return Plan(config, pictures, training, () if preset_name else (told(config, len(training)),))
 
 
 def few(planned: Plan, count: int) -> Dataset:

@@ -88,7 +88,10 @@ class Probe:
         if code == -9:  # As the kernel ends a process when memory runs out.
             raise TooLarge("the process that tried a step was ended by the system, most likely for want of memory")
         self._said.seek(0)
-        words = (self._said.read().strip().splitlines() or ["it said nothing"])[-1]
+        said = self._said.read()
+        if "std::bad_alloc" in said:  # As C++ ends itself when the process's own limit is reached.
+            raise TooLarge("the process that tried a step ended itself for want of memory")
+        words = (said.strip().splitlines() or ["it said nothing"])[-1]
         raise RuntimeError(f"the process that tried a step ended with code {code}: {words}")
 
 

@@ -1,10 +1,7 @@
-"""``fromnoise estimate``, and what ``fromnoise train`` has of it: ``--dry-run`` and ``--micro-batch``."""
+"""``fromnoise estimate``, and what ``fromnoise train`` shares with it: its words as settings, and ``--micro-batch``."""
 
 import json
-import math
 import shlex
-import time
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,37 +10,29 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from fromnoise import memory
 from fromnoise.checkpoint import RunFolder
-from fromnoise.config import Config, parse, to_toml, to_tree
+from fromnoise.config import Config, parse
 from fromnoise.console import Meter
-from fromnoise.data.cache import gib
-from fromnoise.errors import FromnoiseError, WrongUse
+from fromnoise.errors import WrongUse
 from fromnoise.run import pick_device
 from fromnoise.schema import merge, read_toml
 from fromnoise.task import estimate as task
 from fromnoise.task.estimate_found import LENGTHS, Estimated, accumulate_for, as_dict
 from fromnoise.task.estimate_memory import RESERVE
-from fromnoise.task.estimate_plan import few, plan
-from fromnoise.task.estimate_step import steps
+from fromnoise.task.estimate_plan import plan, stand_ins
 from fromnoise.task.recorder import check_watching
-from fromnoise.task.resume import refuse_other
 from fromnoise.verb.common import program, sets, size_of
 
 _WIDTH = 110
 _SCORED = 4  # Pictures that a run with scores needs at least.
+_LENGTHS = ("steps", "epochs", "images")
 
 
 def estimate(args: Any, words: list[str]) -> int:
     """What a training would take."""
-    data: dict[str, Any] = {"path": args.data} | ({"classes": True} if args.classes else {})
-    if args.resolution is not None:
-        height, width = size_of(args.resolution)
-        data |= {"height": height, "width": width}
-    if args.channels is not None:
-        data["channels"] = args.channels
     device = pick_device(args.device)
-    planned = plan(merge({"data": data}, sets(args)), preset_name=args.preset)
+    planned = plan(train_tree(args), preset_name=args.preset)
+    check_watching(planned.config, stand_ins(planned.config, min(len(planned.training), _SCORED)))
     found: Estimated | None = None
     events = task.estimate(planned, device)
     first = next(events)
@@ -60,6 +49,24 @@ def estimate(args: Any, words: list[str]) -> int:
         return 0
     _print(found, args)
     return 0
+
+
+def train_tree(args: Any) -> dict[str, Any]:
+    """What was said of data and length on the command line, as settings; --set has the last word."""
+    data: dict[str, Any] = {"path": args.data}
+    lengths = {name: getattr(args, name) for name in _LENGTHS if getattr(args, name) is not None}
+    if args.resolution is not None:
+        height, width = size_of(args.resolution)
+        data |= {"height": height, "width": width}
+    data |= {name: True for name in ("classes", "strict") if getattr(args, name)}
+    data |= {name: getattr(args, name) for name in ("channels", "fit", "labels") if getattr(args, name) is not None}
+    return merge({"data": data, "train": lengths | ({"flip": True} if args.flip else {})}, sets(args))
+
+
+def alone_if_auto(said: str | None, processes: int) -> None:
+    """Raises ``WrongUse`` if --micro-batch auto is ``said``, and several processes train."""
+    if said == "auto" and processes > 1:
+        raise WrongUse("--micro-batch auto measures one process; with several, give a number of pictures")
 
 
 def with_micro_batch(said: str | None, config: Config, out: Path, device: torch.device) -> Config:
@@ -80,48 +87,6 @@ def with_micro_batch(said: str | None, config: Config, out: Path, device: torch.
         raise WrongUse(f"--micro-batch {said}: should be a number of pictures, or auto")
     accumulate = accumulate_for(batch_size, part)
     return replace(config, train=replace(config.train, accumulate=accumulate))
-
-
-def dry_run(tree: dict[str, Any], out: Path, args: Any) -> int:
-    """The resolved settings, and one step of the training they describe; nothing is written."""
-    memory.keep_freed_memory()
-    device = pick_device(args.device)
-    planned = plan(tree, preset_name=args.preset, run=out)
-    config = with_micro_batch(args.micro_batch, planned.config, out, device)
-    total = config.train.total_steps(len(planned.training))
-    refuse_other(RunFolder(out), config)
-    pictures = few(planned, max(config.train.batch_size, _SCORED))
-    check_watching(config, pictures)
-    began = time.perf_counter()
-    with closing(steps(config, pictures, device, count=1, total=total)) as done:
-        learner, report = next(done)
-        loss, norm, seconds = report.loss.item(), report.grad_norm.item(), time.perf_counter() - began
-    if not (math.isfinite(loss) and math.isfinite(norm)):
-        raise FromnoiseError(
-            f"the first step gives a loss of {loss} and a gradient of norm {norm}: look at the data and train.precision"
-        )
-    parameters = sum(p.numel() for p in learner.network.parameters())
-    result = {
-        "dry_run": True,
-        "run": str(out),
-        "pictures": len(planned.training),
-        "parameters": parameters,
-        "device": str(device),
-        "steps": total,
-        "loss": loss,
-        "grad_norm": norm,
-        "seconds": round(seconds, 3),
-    }
-    if args.json:
-        print(json.dumps({**result, "config": to_tree(config)}))
-        return 0
-    print(
-        f"# {len(planned.training):,} pictures; network of {parameters:,} parameters on {device}; {total:,} steps\n"
-        f"# one step on {len(pictures)} of the pictures: loss {loss:.4f}, gradient norm {norm:.4g}, {seconds:.2f} "
-        f"seconds with its preparation; nothing was written\n"
-    )
-    print(to_toml(config), end="")
-    return 0
 
 
 def _own_part(out: Path, batch_size: int) -> int | None:
@@ -156,13 +121,13 @@ def _print(found: Estimated, args: Any) -> None:
         run = f"predicted: {found.steps:,} steps, {images:,} pictures"
         facts.add_row("time to the run's end", _span(found.seconds(images)), run)
     disk = found.disk
-    facts.add_row("disk: a checkpoint", gib(disk.checkpoint), "counted")
-    facts.add_row("disk: the run", gib(disk.run), f"counted: {disk.checkpoints} checkpoints, averages, grids, metrics")
+    facts.add_row("disk: a checkpoint", _bytes(disk.checkpoint), "counted")
+    many = f"{disk.checkpoints} checkpoint{'' if disk.checkpoints == 1 else 's'}"
+    facts.add_row("disk: the run", _bytes(disk.run), f"counted: {many}, averages, grids, metrics")
     if disk.cache:
-        facts.add_row("disk: decoded pictures", gib(disk.cache), "counted; kept in the cache, once")
-    facts.add_row(
-        "disk: needed at most", gib(disk.most), f"with a checkpoint being written; {gib(found.disk_free)} are free"
-    )
+        facts.add_row("disk: decoded pictures", _bytes(disk.cache), "counted; kept in the cache, once")
+    beside = "with one more while it is written; " if disk.beside else ""
+    facts.add_row("disk: needed at most", _bytes(disk.most), f"{beside}{_bytes(found.disk_free)} are free")
     console.print(facts)
     _print_memory(found, console)
     console.print(
@@ -187,11 +152,11 @@ def _print_memory(found: Estimated, console: Console) -> None:
         rows.add_column(name, justify="right")
     rows.add_column("")
     for row in found.memory:
-        rows.add_row(f"{row.batch:,}", gib(row.peak), "measured" if row.measured else "predicted")
+        rows.add_row(f"{row.batch:,}", _bytes(row.peak), "measured" if row.measured else "predicted")
     console.print(rows)
     if found.room is None:
         return
-    room = f"the {gib(found.room)} that such a process may hold now, less {RESERVE:.0%}"
+    room = f"the {_bytes(found.room)} that such a process may hold now, less {RESERVE:.0%}"
     if found.micro_batch is None:
         console.print(f"not one picture fits into {room}: lower network.model_channels or the resolution", markup=False)
     elif found.micro_batch == train.batch_size:
@@ -207,10 +172,13 @@ def _print_memory(found: Estimated, console: Console) -> None:
 
 def _next(found: Estimated, args: Any) -> str:
     """The options that train has in common with what was asked."""
-    words = [f"--preset {shlex.quote(args.preset)}"] if args.preset else []
-    words += [f"--resolution {args.resolution}"] if args.resolution else []
-    words += [f"--channels {args.channels}"] if args.channels else []
-    words += ["--classes"] if args.classes else []
+    valued = ("preset", "resolution", "channels", "fit", "labels", *_LENGTHS)
+    words = [
+        f"--{name} {shlex.quote(f'{said:.15g}' if isinstance(said, float) else str(said))}"
+        for name in valued
+        if (said := getattr(args, name)) is not None
+    ]
+    words += [f"--{name}" for name in ("classes", "flip", "strict") if getattr(args, name)]
     words += [f"--set {shlex.quote(text)}" for text in args.set]
     words += [f"--device {args.device}"] if args.device else []
     if (
@@ -226,6 +194,13 @@ def _flops(count: int) -> str:
         if count >= size:
             return f"{count / size:.4g} {unit}"
     return f"{count / 1e6:.4g} MFLOP"
+
+
+def _bytes(count: int) -> str:
+    """Above 1 GiB in three digits: few pictures differ by little beside the libraries."""
+    size = count / 2**30
+    places = 2 if size < 9.995 else 1 if size < 99.95 else 0
+    return f"{size:,.{places}f} GiB" if size >= 1 else f"{count / 2**20:.1f} MiB"
 
 
 def _span(seconds: float) -> str:

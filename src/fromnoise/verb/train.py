@@ -10,15 +10,14 @@ import torch
 
 from fromnoise import memory
 from fromnoise.console import follow, say
-from fromnoise.errors import WrongUse
 from fromnoise.run import pick_device
-from fromnoise.schema import merge
 from fromnoise.task import demo as demo_task
 from fromnoise.task import train as train_task
 from fromnoise.task.prepare import prepare
 from fromnoise.train.team import Team
-from fromnoise.verb.common import deadline, interrupted, program, reading, sets, size_of, stopping
-from fromnoise.verb.estimate import dry_run, with_micro_batch
+from fromnoise.verb.common import deadline, interrupted, program, reading, sets, stopping
+from fromnoise.verb.dry_run import dry_run
+from fromnoise.verb.estimate import alone_if_auto, train_tree, with_micro_batch
 from fromnoise.verb.processes import launched, meeting
 
 
@@ -54,7 +53,7 @@ def train(args: Any, words: list[str]) -> int:
     until = None if args.time_limit is None else deadline(args.time_limit)
     out = args.out or Path("runs") / (Path(args.data).resolve().name if args.data != "digits" else "digits")
     if args.dry_run:
-        return dry_run(_train_tree(args), out, args)
+        return dry_run(out, args)
     code = launched(args, words)
     if code is not None:
         return code
@@ -74,10 +73,9 @@ def train(args: Any, words: list[str]) -> int:
 
 def _train(args: Any, out: Path, team: Team, device: torch.device, until: tuple[float, str] | None) -> train_task.Ended:
     """As one of a team, or alone."""
-    if args.micro_batch == "auto" and team.size > 1:
-        raise WrongUse("--micro-batch auto measures one process; with several, give a number of pictures")
+    alone_if_auto(args.micro_batch, team.size)
     with team.in_turn(), reading() as progress:  # Decoded once; the others find it in the cache.
-        prepared = prepare(_train_tree(args), preset_name=args.preset, progress=progress, run=out)
+        prepared = prepare(train_tree(args), preset_name=args.preset, progress=progress, run=out)
     for remark in prepared.remarks:
         say(f"fromnoise: {remark}")
     config = with_micro_batch(args.micro_batch, prepared.config, out, device)
@@ -88,15 +86,3 @@ def _train(args: Any, out: Path, team: Team, device: torch.device, until: tuple[
         last = follow(events)
     assert isinstance(last, train_task.Ended)
     return last
-
-
-def _train_tree(args: Any) -> dict[str, Any]:
-    """What was said on the command line, as settings; --set has the last word."""
-    data: dict[str, Any] = {"path": args.data}
-    lengths = {name: getattr(args, name) for name in ("steps", "epochs", "images") if getattr(args, name) is not None}
-    if args.resolution is not None:
-        height, width = size_of(args.resolution)
-        data |= {"height": height, "width": width}
-    data |= {name: True for name in ("classes", "strict") if getattr(args, name)}
-    data |= {name: getattr(args, name) for name in ("channels", "fit", "labels") if getattr(args, name) is not None}
-    return merge({"data": data, "train": lengths | ({"flip": True} if args.flip else {})}, sets(args))

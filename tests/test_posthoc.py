@@ -2,6 +2,7 @@
 is put together from snapshots against the average taken directly."""
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import pairwise
@@ -14,6 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from safetensors.torch import save_file
 from scipy.integrate import quad
 from tests import tiny
 from torch import Tensor, nn
@@ -65,9 +67,9 @@ def test_the_exponent_is_the_largest_root_of_the_cubic(sigma: float) -> None:
     assert gamma == pytest.approx(max(roots.real), rel=1e-6, abs=1e-6)
 
 
-@pytest.mark.parametrize("sigma", [0.0, -0.1, 0.29, 1.0, float("nan")])
+@pytest.mark.parametrize("sigma", [0.0, -0.1, 1e-200, 0.2887, 0.29, 1.0, float("nan")])
 def test_a_width_that_no_average_has_is_refused(sigma: float) -> None:
-    with pytest.raises(WrongUse, match=r"at most 0\.2887"):
+    with pytest.raises(WrongUse, match=r"at most 0\.2886, the mean"):
         gamma_of(sigma)
 
 
@@ -374,7 +376,7 @@ def test_a_snapshot_that_is_not_right_is_named(tmp_path: Path, harm: Callable[[P
 
 
 def _replace(file: Path, tensors: dict[str, Tensor]) -> None:
-    Averages(file.parent).write(int(file.name[:9]), 0.1, tensors, config="x")
+    Averages(file.parent).write(int(file.name[:9]), float(file.stem[10:]), tensors, config="x")
 
 
 # ----------------------------------------------------------------------------------------------------- task and command
@@ -445,17 +447,64 @@ def test_a_tracked_width_is_copied_from_its_snapshot(run: Path) -> None:
 
 
 def test_the_command_says_how_near_it_comes(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["average", str(run), "--width", "0.25"]) == 0
+    assert main(["average", str(run), "--width", "0.2"]) == 0
     out, err = capsys.readouterr()
-    assert "24 snapshots of the widths 0.05, 0.1 come within" in err and "average-0.25.safetensors" in out
+    off = f"{100 * _off(0.2):.2g} %"
+    assert f"what each step counts in it is off by {off} (root mean square)" in err and err.count("\n") == 1
+    assert "the snapshots are of the widths 0.05, 0.1; a width between or near those comes closer" in err
+    assert (
+        f"average-0.2.safetensors: weights averaged with a width of 0.2 of 768 pictures, from 24 snapshots; what each "
+        f"step counts in it is off by {off} (root mean square)\n" in out
+    )
     assert main(["average", str(run), "--width", "0.08"]) == 0
-    assert "come within" not in capsys.readouterr().err
+    out, err = capsys.readouterr()
+    assert not err and "from 24 snapshots; what each step counts in it is off by 0.52 % (root mean square)" in out
+    assert main(["average", str(run), "--width", "0.05"]) == 0
+    assert "from 1 snapshot; what each step counts in it is exact\n" in capsys.readouterr().out
+
+
+def _off(width: float, stored: list[Profile] | None = None) -> float:
+    """How far the average of 12 times is from the one wanted, on a fine grid of the times."""
+    stored, target = stored or stored_at(range(1, 13)), (12.0, gamma_of(width))
+    weights, tau = by_brute_force(stored, target), (np.arange(24_000) + 0.5) / 2000
+    ours = sum(
+        w * np.where(tau <= t, (g + 1) * tau**g / t ** (g + 1), 0) for w, (t, g) in zip(weights, stored, strict=True)
+    )
+    exact = (target[1] + 1) * tau ** target[1] / 12 ** (target[1] + 1)
+    return float(np.sqrt(np.mean((ours - exact) ** 2) / np.mean(exact**2)))
+
+
+@pytest.mark.parametrize(("width", "reach"), [(0.28, "up to 0.24"), (0.01, "down to 0.026")])
+def test_an_average_that_would_be_another_one_is_not_written(
+    run: Path, capsys: pytest.CaptureFixture[str], width: float, reach: str
+) -> None:
+    before = tiny.contents(run)
+    assert main(["average", str(run), "--width", str(width)]) == 2
+    said = capsys.readouterr().err
+    off = f"{100 * _off(width):.3g} % off, and 10 % is the limit"
+    assert f"width {width:g} cannot be had: its average would be {off}" in said and said.count("\n") == 1
+    assert f"the 24 snapshots in {run / 'averages'}, of the widths 0.05, 0.1, reach {reach}: choose" in said
+    assert tiny.contents(run) == before
+    found = float(reach.split()[-1])
+    assert _off(found) <= 0.1 < _off(found + 0.01 * np.sign(width - found) * (1 if found > 0.1 else 0.2))
+    assert main(["average", str(run), "--width", str(found)]) == 0
+
+
+def test_widths_between_two_that_are_far_apart_are_refused_as_well(run: Path) -> None:
+    """One time, two widths: what lies in the middle cannot be had, and the nearer of both is where it is sought."""
+    folder = Averages.of(run.parent / "other")
+    for width in (0.01, 0.28):
+        folder.write(64, width, {"w": torch.zeros(1)}, config="x")
+    with pytest.raises(WrongUse, match=r"of the widths 0\.01, 0\.28, reach up to 0\.01\d?: "):
+        list(average(folder.path.parent, 0.04, out=run / "a.safetensors"))
+    with pytest.raises(WrongUse, match=r"of the widths 0\.01, 0\.28, reach down to 0\.2\d+: "):
+        list(average(folder.path.parent, 0.1, out=run / "a.safetensors"))
 
 
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        (["--width", "0.3"], "must be above 0 and at most 0.2887"),
+        (["--width", "0.3"], "must be above 0 (at least 1e-06) and at most 0.2886, the mean of all steps"),
         (["--width", "0.08", "--images", "100"], "no snapshot after 100 pictures"),
         (["--width", "0.08", "--images", "390"], "the nearest is after 384, of 12 from 64 to 768"),
         (["--width", "0.08", "--out", "a.pt"], "a.pt: an average is written as one .safetensors file"),
@@ -477,13 +526,74 @@ def test_what_is_there_is_not_overwritten_unasked(run: Path, capsys: pytest.Capt
     assert main([*words, "--overwrite"]) == 0
 
 
-def test_runs_without_snapshots_and_damaged_ones(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["average", str(run / "none"), "--width", "0.08"]) == 2
-    assert "is not there: expected a run folder" in capsys.readouterr().err
-    assert main(["average", str(run / "averages"), "--width", "0.08"]) == 2
-    assert "holds no snapshots of averages" in capsys.readouterr().err
-    bad = run / "averages" / "000000512-0.100.safetensors"
-    bad.write_bytes(bad.read_bytes()[:1000])
+def test_what_is_no_run_with_snapshots_is_said(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("file", "empty", "plain"):
+        (run / name).mkdir() if name != "file" else (run / name).write_bytes(b"x")
+    (run / "plain" / "config.toml").write_text("")
+    for name, complaint in (
+        ("none", "{} is not there: expected a run folder"),
+        ("file", "{} is a file: expected a run folder"),
+        ("empty", "{0} is no run folder: it holds neither config.toml nor snapshots in {0}/averages"),
+        ("averages", "{0} is no run folder: it holds neither config.toml nor snapshots in {0}/averages"),
+        ("plain", "{}/averages holds no snapshots of averages: train with train.averages = [0.05, 0.1]"),
+    ):
+        assert main(["average", str(run / name), "--width", "0.08"]) == 2
+        assert capsys.readouterr().err == f"fromnoise: {complaint.format(run / name)}\n"
+
+
+def _without_settings(file: Path) -> None:
+    save_file({"w": torch.zeros(2)}, file)
+
+
+def _of_another_network(file: Path) -> None:
+    _replace(file, {"w": torch.zeros(3)})
+
+
+def _no_numbers(file: Path) -> None:
+    _, network = _trajectory()
+    _replace(file, {name: value * float("nan") for name, value in network.state_dict().items()})
+
+
+@pytest.mark.parametrize(
+    ("harm", "bad", "complaint"),
+    [
+        (_cut, "000000512-0.100", "{} is not a whole safetensors file: "),
+        (_without_settings, "000000512-0.050", "{} was not written by fromnoise: it carries no settings; passed over"),
+        (_of_another_network, "000000064-0.050", "{} is of another network than the other snapshots; passed over"),
+        (_no_numbers, "000000704-0.100", "{} holds values that are no numbers, in "),
+    ],
+)
+def test_a_snapshot_that_cannot_be_used_is_passed_over(
+    run: Path, capsys: pytest.CaptureFixture[str], harm: Callable[[Path], object], bad: str, complaint: str
+) -> None:
+    """What comes out is what comes out where the snapshot was never taken."""
+    file = run / "averages" / f"{bad}.safetensors"
+    shutil.copytree(run, other := run.with_name("other"))
+    (other / "averages" / file.name).unlink()
+    harm(file)
+    assert main(["average", str(run), "--width", "0.08", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert err.startswith(f"fromnoise: {complaint.format(file)}") and err.endswith("; passed over\n")
+    assert err.count("\n") == 1 and json.loads(out)["snapshots"] == 23
+    list(average(other, 0.08, out=other / "a.safetensors"))
+    ours, theirs = (open_run(path) for path in (run / "average-0.08.safetensors", other / "a.safetensors"))
+    assert ours.images == theirs.images == 768
+    tiny.assert_same_bits(ours.network.state_dict(), theirs.network.state_dict())
+
+
+def test_damage_of_the_time_asked_for_and_of_everything(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "averages" / "000000768-0.100.safetensors").unlink()
+    assert main(["average", str(run), "--width", "0.08"]) == 2
+    assert ": choose a width that they reach, or an earlier end with --images 704, or train" in capsys.readouterr().err
+    assert list(average(run, 0.08, images=704, out=run.with_name("earlier.safetensors")))
+    for width in ("0.050", "0.100"):
+        _cut(run / "averages" / f"000000512-{width}.safetensors")
+    assert main(["average", str(run), "--width", "0.08", "--images", "512"]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert [line.endswith("; passed over") for line in said] == [True, True, False]
+    assert "no snapshot after 512 pictures" in said[-1]
+    for file in (run / "averages").iterdir():
+        _cut(file)
     assert main(["average", str(run), "--width", "0.08"]) == 1
-    assert "000000512-0.100.safetensors is not a whole safetensors file" in capsys.readouterr().err
+    assert capsys.readouterr().err.endswith(f"\nfromnoise: {run}/averages: none of its 23 snapshots can be used\n")
     assert not list(run.glob("*.safetensors"))

@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -445,6 +446,74 @@ def test_without_a_key_it_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(WrongUse, match=r"has no key on this machine: run wandb login, or set WANDB_MODE=offline$"):
         tiny.run(tiny.config(steps=1, watch="wandb"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def fake_wandb(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """A package of that name whose text is ``text``, in place of the real one if there is one."""
+    (folder / "wandb").mkdir()
+    (folder / "wandb/__init__.py").write_text(text)
+    monkeypatch.syspath_prepend(str(folder))
+    for name in {"wandb", *(name for name in sys.modules if name.startswith("wandb."))}:
+        monkeypatch.setitem(sys.modules, name, None)  # So that what was there, or nothing, is put back afterwards.
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (
+            "import no_such_dependency",
+            "cannot be imported (ModuleNotFoundError: No module named 'no_such_dependency'); ",
+        ),
+        (
+            "raise TypeError('Descriptors cannot be created\\nlong')",
+            "cannot be imported (Descriptors cannot be created); ",
+        ),
+        (
+            "def setup():\n    raise ValueError('1 error\\nmode\\n  not known' + 'x' * 900)",
+            f"wandb cannot be set up (1 error mode not known{'x' * 178}); mend its settings (WANDB_*), or ",
+        ),
+    ],
+)
+def test_weights_and_biases_that_is_broken_is_one_line(
+    text: str, complaint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_wandb(tmp_path, monkeypatch, text)
+    with pytest.raises(WrongUse) as caught:
+        tiny.run(tiny.config(steps=1, watch="wandb"), tmp_path / "run")
+    said = str(caught.value)
+    assert said.startswith("[train] watch: wandb ") and complaint in said and "\n" not in said
+    assert said.endswith("or leave it out (metrics.jsonl is written anyway)")
+    assert ("pip install --force-reinstall wandb" in said) == ("imported" in said)
+    assert not (tmp_path / "run").exists()
+
+
+FAKE = """
+from types import SimpleNamespace as Settings
+
+def setup():
+    return Settings(settings=Settings(mode="offline"))
+
+def init(settings, **_):
+    patience = getattr(settings, "init_timeout", "its own time")
+    raise RuntimeError(f"\\nno answer in {patience}, " + "x" * 900 + "\\n<html>the server's page</html>")
+"""
+
+
+@pytest.mark.parametrize(("told", "patience"), [(None, "30.0"), ("5", "its own time")])
+def test_its_server_is_not_waited_for_long_and_its_errors_are_short(
+    told: str | None, patience: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_wandb(tmp_path, monkeypatch, FAKE)
+    monkeypatch.delenv("WANDB_INIT_TIMEOUT", raising=False)
+    if told:
+        monkeypatch.setenv("WANDB_INIT_TIMEOUT", told)
+    events = tiny.run(tiny.config(steps=1, watch="wandb"), tmp_path / "run")
+    what = f"no answer in {patience}, {'x' * 900}"[:200]
+    assert [event.text for event in events if isinstance(event, Noted)] == [
+        f"wandb watches no more: {what}; training goes on, and metrics.jsonl has everything"
+    ]
+    assert len(tiny.lines(tmp_path / "run")) == 1
 
 
 def test_a_full_disk_for_the_metrics_themselves_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ all, which a power cut can leave behind; ``unread`` counts those.
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,10 @@ from fromnoise.errors import FromnoiseError, WrongUse
 from fromnoise.files import explained
 
 Values = NDArray[np.float64]
+
+
+class Unmeasured(FromnoiseError):
+    """A run has written down nothing of itself that could be drawn."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,11 @@ class Curve:
         mean = np.convolve(self.values, np.ones(width) / width, mode="valid")
         # Each mean stands in the middle of what it is of, so the curve is not late.
         return Curve(np.convolve(self.images, np.ones(width) / width, mode="valid"), mean)
+
+    def late(self, share: float) -> float:
+        """The mean of so large a share of the points, the newest ones; of at least one, and NaN if there is none."""
+        n = len(self.values)
+        return float(self.values[-max(1, round(share * n)) :].mean()) if n else math.nan
 
 
 @dataclass(frozen=True)
@@ -74,7 +83,7 @@ def read_lines(file: Path) -> Lines:
     for k, text in enumerate(raw):
         try:
             line = json.loads(text) if text.endswith(b"\n") else None
-        except ValueError:
+        except (ValueError, RecursionError):
             line = None
         if isinstance(line, dict) and isinstance(line.get("images"), int):
             lines.append(line)
@@ -84,15 +93,19 @@ def read_lines(file: Path) -> Lines:
 
 
 def curves_of(folder: RunFolder) -> Curves:
-    """Those of a folder that is known to be a run's. Raises ``FromnoiseError`` if it has no metrics yet."""
+    """Those of a folder that is known to be a run's. Raises ``Unmeasured`` if it has no metrics, or none to read."""
     read = read_lines(folder.metrics)
+    if not read.lines and read.unread:
+        raise Unmeasured(
+            f"{folder.metrics}: none of its lines could be read ({read.unread} tried), so there is no curve to draw"
+        )
     if not read.lines:
-        raise FromnoiseError(f"{folder.metrics} has no lines yet, so there is no curve to draw")
+        raise Unmeasured(f"{folder.metrics} has no lines yet, so there is no curve to draw")
     return Curves(folder.path.name or folder.path.resolve().name, read.lines, read.unread)
 
 
 def read_curves(run: Path) -> Curves:
-    """Those of a run folder. Raises ``WrongUse`` if it is none, ``FromnoiseError`` if it has no metrics yet."""
+    """Those of a run folder. Raises ``WrongUse`` if it is none, ``Unmeasured`` as :func:`curves_of` does."""
     folder = RunFolder(run)
     if not run.is_dir():
         raise WrongUse(f"{run} is {'a file' if run.exists() else 'not there'}; name a run folder")
@@ -101,14 +114,44 @@ def read_curves(run: Path) -> Curves:
     return curves_of(folder)
 
 
-def read_all(runs: Sequence[Path]) -> list[Curves]:
-    """Several runs; where two have one name, their paths stand in for it. Raises as :func:`read_curves`."""
-    found = [read_curves(run) for run in runs]
-    names = [curves.name for curves in found]
-    return [
-        Curves(str(run), curves.lines, curves.unread) if names.count(curves.name) > 1 else curves
-        for run, curves in zip(runs, found, strict=True)
-    ]
+def read_all(runs: Sequence[Path], tell: Callable[[str], None]) -> dict[Path, Curves]:
+    """Those of several runs that have metrics; where two have one name, their paths stand in for it.
+
+    ``tell`` gets a line for each that has none. Raises as :func:`read_curves`, and if no run has any.
+    """
+    found, failed = dict[Path, Curves](), list[Unmeasured]()
+    for run in runs:
+        try:
+            found[run] = read_curves(run)
+        except Unmeasured as error:
+            failed.append(error)
+    if failed and not found:
+        raise failed[0]
+    for error in failed:
+        tell(f"{error}; the other runs are drawn")
+    names = [curves.name for curves in found.values()]
+    return {
+        run: Curves(str(run), curves.lines, curves.unread) if names.count(curves.name) > 1 else curves
+        for run, curves in found.items()
+    }
+
+
+def summary(curves: Curves) -> dict[str, Any]:
+    """Where a run stands: the newest of each figure, the loss and the gradient as their running means."""
+
+    def newest(curve: Curve) -> float | None:
+        return float(curve.values[-1]) if len(curve.values) else None
+
+    return {
+        "images": curves.images,
+        "loss": newest(curves.of("loss").smooth()),
+        "grad_norm": newest(curves.of("grad_norm").smooth()),
+        "images_per_second": newest(curves.of("images_per_second").smooth()),
+        "lr": newest(curves.of("lr")),
+        "drift": newest(curves.of("samples", "drift")),
+        "score": newest(curves.of("score", "frechet")),
+        "floor": newest(curves.of("score", "floor")),
+    }
 
 
 def _at(line: dict[str, Any], keys: Sequence[str | int]) -> float | None:

@@ -8,8 +8,9 @@ no more than Σ|w_i| of that in a combination, which is below 2 between the trac
 """
 
 import contextlib
+import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from torch import Tensor
 from fromnoise.checkpoint import Damaged, write_weights
 from fromnoise.errors import FromnoiseError
 from fromnoise.files import explained, sync
-from fromnoise.train.posthoc import WIDEST
+from fromnoise.train.posthoc import NARROWEST, WIDEST
 
 _ENDING = ".safetensors"
 
@@ -32,6 +33,14 @@ class Snapshot:
     path: Path
     images: int
     sigma_rel: float
+
+
+@dataclass(frozen=True)
+class Head:
+    """What a snapshot says of itself before its numbers are read: its settings, and a digest of names and shapes."""
+
+    config: str
+    network: str
 
 
 @dataclass(frozen=True)
@@ -70,7 +79,7 @@ class Averages:
             images, _, width = path.name.removesuffix(_ENDING).partition("-")
             with contextlib.suppress(ValueError):
                 snapshot = Snapshot(path, int(images), float(width))
-                if 0 < snapshot.sigma_rel <= WIDEST and path == self.file(snapshot.images, snapshot.sigma_rel):
+                if NARROWEST <= snapshot.sigma_rel <= WIDEST and path == self.file(snapshot.images, snapshot.sigma_rel):
                     snapshots.append(snapshot)
         return sorted(snapshots, key=lambda snapshot: (snapshot.images, snapshot.sigma_rel))
 
@@ -83,6 +92,25 @@ class Averages:
             for pattern in (".*.part", ".tmp*"):  # Ours, and what safetensors itself writes aside.
                 for left_over in self.path.glob(pattern) if self.path.is_dir() else ():
                     left_over.unlink(missing_ok=True)
+
+
+def read_head(path: Path) -> Head:
+    """That of a snapshot. Raises :class:`Damaged` for a file that is not whole, or was written by somebody else."""
+    with _whole(path) as file:
+        config = (file.metadata() or {}).get("config")
+        if config is None:
+            raise Damaged(f"{path} was not written by fromnoise: it carries no settings")
+        shapes = sorted((name, tuple(file.get_slice(name).get_shape())) for name in file.keys())  # noqa: SIM118
+        return Head(config, hashlib.sha256(repr(shapes).encode()).hexdigest())
+
+
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[safetensors.safe_open]:
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            yield file
+    except (safetensors.SafetensorError, OSError) as error:
+        raise Damaged(f"{path} is not a whole safetensors file: {' '.join(str(error).split())}") from error
 
 
 def write_single(path: Path, tensors: Mapping[str, Tensor], *, config: str, images: int, what: str) -> None:
@@ -124,12 +152,9 @@ class Blend:
         if isinstance(source, Mapping):
             self._add("a state dict", source, weight)
             return {}
-        try:
-            with safetensors.safe_open(source, framework="pt") as file:
-                self._add(str(source), _Lazy(file), weight)
-                return file.metadata() or {}
-        except (safetensors.SafetensorError, OSError) as error:
-            raise Damaged(f"{source} is not a whole safetensors file: {' '.join(str(error).split())}") from error
+        with _whole(source) as file:
+            self._add(str(source), _Lazy(file), weight)
+            return file.metadata() or {}
 
     def result(self) -> dict[str, Tensor]:
         """The sum, on the CPU, floating-point tensors in float32. The blend is empty afterwards."""

@@ -28,7 +28,10 @@ from numpy.typing import ArrayLike, NDArray
 from fromnoise.errors import WrongUse
 
 WIDEST = 12**-0.5
-"""The width of the plain mean over the whole run (γ = 0), 0.2887."""
+"""The width of the plain mean over the whole run (γ = 0), 0.28868 rounded."""
+
+NARROWEST = 1e-6
+"""Less than one step of a run of a million; far below, the exponent's powers leave what a float holds."""
 
 TRACKED = (0.05, 0.10)
 """The widths that the paper stores snapshots of."""
@@ -49,9 +52,11 @@ def gamma_of(sigma_rel: float) -> float:
 
     Raises ``WrongUse`` for a width that no such profile has.
     """
-    if not 0 < sigma_rel <= WIDEST:
+    if not NARROWEST <= sigma_rel <= WIDEST:
+        most = math.floor(1e4 * WIDEST) / 1e4  # Rounded down: what the message names must itself be allowed.
         raise WrongUse(
-            f"width {sigma_rel:g} of an average: must be above 0 and at most {WIDEST:.4f}, the mean of all steps"
+            f"width {sigma_rel:g} of an average: must be above 0 (at least {NARROWEST:g}) and at most {most}, "
+            f"the mean of all steps"
         )
     # Right of the largest root the cubic is convex and grows, so Newton's steps come down to it without overshooting;
     # and the root lies left of 1/σ − 2, since σ < 1/(γ + 2).

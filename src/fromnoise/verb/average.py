@@ -22,6 +22,11 @@ def average(args: Any, words: list[str]) -> int:
             if isinstance(last, task.Averaging):
                 meter = meter or Meter("averaging", last.total).__enter__()
                 meter.show(last.done)
+            if isinstance(last, task.PassedOver):
+                if meter is not None:  # It starts anew, with one less.
+                    meter.__exit__(None, None, None)
+                    meter = None
+                say(f"fromnoise: {last.text}; passed over")
     finally:
         if meter is not None:
             meter.__exit__(None, None, None)
@@ -29,16 +34,26 @@ def average(args: Any, words: list[str]) -> int:
     if last.mismatch > _NOTED:
         tracked = ", ".join(f"{width:g}" for width in last.tracked)
         say(
-            f"fromnoise: {last.snapshots} snapshots of the widths {tracked} come within {last.mismatch:.1%} of the "
-            f"average wanted; widths between or near those come closer, and so do more snapshots"
+            f"fromnoise: this is not quite the average wanted: what each step counts in it is {_off(last.mismatch)}, "
+            f"for the snapshots are of the widths {tracked}; a width between or near those comes closer, and so do "
+            f"more snapshots (train.average_every)"
         )
     if args.json:
         names = ("width", "images", "snapshots", "mismatch", "gain")
         print(json.dumps({"out": str(last.out), **{name: getattr(last, name) for name in names}}))
         return 0
+    parts = "1 snapshot" if last.snapshots == 1 else f"{last.snapshots} snapshots"
     print(
-        f"{last.out}: weights averaged with a width of {last.width:g} of {last.images:,} pictures, from "
-        f"{last.snapshots} snapshots, to {last.mismatch:.1g}"
+        f"{last.out}: weights averaged with a width of {last.width:g} of {last.images:,} pictures, from {parts}; "
+        f"what each step counts in it is {_off(last.mismatch)}"
     )
     print(f"next: {program()} sample {shlex.quote(str(last.out))} --out s.png")
     return 0
+
+
+def _off(mismatch: float) -> str:
+    """A mismatch in words: of all steps, the root mean square of what is wrong to that of what is right."""
+    if mismatch == 0:
+        return "exact"
+    share = f"{100 * mismatch:.2g} %" if mismatch >= 1e-4 else "less than 0.01 %"
+    return f"off by {share} (root mean square)"

@@ -6,7 +6,7 @@ import sys
 from dataclasses import replace
 
 from benchmarks import report
-from benchmarks.measure import LARGE, QUICK, TASKS, Plan, measure, works
+from benchmarks.measure import LARGE, QUICK, TASKS, Plan, measure, more_training, works
 
 
 def main() -> int:
@@ -39,7 +39,7 @@ def main() -> int:
     if not options.quick:
         plan = Plan(
             works=works(options.channels, options.compile, options.dropout, options.batch),
-            large=None if options.batch else works([64], False, options.dropout, LARGE)[0],
+            training=() if options.batch else more_training(options.dropout),
             tasks=tuple(options.tasks),
             device=options.device,
             rounds=options.rounds,

@@ -43,7 +43,7 @@ class Ceiling:
 
     def _runner(self, conv: Convolution, task: str, layout: torch.memory_format) -> Callable[[], None]:
         training, device = task == "train", self.work.device
-        dtype = torch.bfloat16 if device == "cuda" else torch.float32
+        dtype = torch.bfloat16 if self.work.autocast else torch.float32
         shapes = (
             (self.work.batch, conv.in_channels, conv.height, conv.width),
             (conv.out_channels, conv.in_channels, 3, 3),

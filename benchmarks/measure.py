@@ -35,8 +35,8 @@ class Plan:
     """What to measure. ``works`` are the fields of :class:`benchmarks.work.Work`; a device "auto" is settled first."""
 
     works: tuple[dict[str, Any], ...]
-    large: dict[str, Any] | None = None
-    """A work for training on a CPU alone: a batch whose activations weigh more than the weights."""
+    training: tuple[dict[str, Any], ...] = ()
+    """Works for training on a CPU alone: the paper's batch, whose activations weigh more than the weights; bfloat16."""
     tasks: tuple[str, ...] = TASKS
     device: str = "auto"
     rounds: int = 6
@@ -93,8 +93,8 @@ def measure(plan: Plan) -> Iterator[list[Row]]:
             "date": date.today().isoformat(),
         }
         tasks = [(fields, plan.tasks) for fields in plan.works]
-        if plan.large is not None and about["device"] == "cpu" and "train" in plan.tasks:
-            tasks.append((plan.large, ("train",)))
+        if about["device"] == "cpu" and "train" in plan.tasks:
+            tasks += [(fields, ("train",)) for fields in plan.training if about["half"] or not fields.get("half")]
         for fields, wanted in tasks:
             work = {"batch": batch, **fields, "device": about["device"]}
             weights = {OURS: f"{folder}/ours.safetensors", PEER: f"{folder}/peer.safetensors"}
@@ -108,7 +108,8 @@ def measure(plan: Plan) -> Iterator[list[Row]]:
                 taking_part = {**sides, **({AGAIN: weights[OURS]} if task == "train" and plan.tuned else {})}
                 found = _turns(plan, task, work, taking_part, Path(folder), convolutions)
                 rows = _rows(task, work, found, flops[task] / 1e9)
-                yield [{**row, **common, "batch": work["batch"]} for row in rows]
+                precision = {"precision": "bfloat16 autocast"} if work.get("half") else {}
+                yield [{**row, **common, **precision, "batch": work["batch"]} for row in rows]
                 if task == "sampling" and about["device"] == "cpu":
                     percent = convolutions("overhead", work=work)
                     row = {"name": f"{_name(task, work)}, our loop beside the network", **_pair(percent, None, "%")}
@@ -186,7 +187,8 @@ def _rows(task: str, work: dict[str, Any], found: _Found, gflop: float) -> Itera
 def _name(task: str, work: dict[str, Any]) -> str:
     usual = _usual_batch(work.get("device", "cpu"))
     batch = f", batch {work['batch']}" if work.get("batch", usual) != usual else ""
-    return f"{task}/{work['channels']}ch{batch}" + (", compiled" if work.get("compiled") else "")
+    more = (", bfloat16" if work.get("half") else "") + (", compiled" if work.get("compiled") else "")
+    return f"{task}/{work['channels']}ch{batch}{more}"
 
 
 def _usual_batch(device: str) -> int:
@@ -220,6 +222,13 @@ def works(channels: list[int], compiled: bool, dropout: float, batch: int | None
 
 LARGE = 128
 """Pictures of the large batch: the paper's."""
+
+
+def more_training(dropout: float) -> tuple[dict[str, Any], ...]:
+    """What else is measured in training on a CPU, at 64 channels: the large batch, and bfloat16 with both."""
+    (large,) = works([64], False, dropout, LARGE)
+    return large, {**large, "batch": 16, "half": True}, {**large, "half": True}
+
 
 QUICK = Plan(
     works=({"channels": 32, "channel_mult": (1, 2), "num_res_blocks": 1, "side": 16, "batch": 2},),

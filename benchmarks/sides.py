@@ -239,6 +239,4 @@ TASKS: dict[str, Callable[[Side], Iterator[Tensor]]] = {
 
 
 def _precision(work: Work) -> contextlib.AbstractContextManager[object]:
-    if work.device == "cuda":
-        return torch.autocast("cuda", dtype=torch.bfloat16)
-    return contextlib.nullcontext()
+    return torch.autocast(work.device, dtype=torch.bfloat16, enabled=work.autocast)

@@ -22,7 +22,7 @@ TRAINING_PASSES = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """One layout of the network on one device; ``device`` is "cpu" (float32) or "cuda" (bfloat16 autocast)."""
+    """One layout of the network on one device: "cpu" (float32; bfloat16 autocast if ``half``) or "cuda" (bfloat16)."""
 
     channels: int = 64
     channel_mult: tuple[int, ...] = (1, 2, 2, 2)
@@ -31,7 +31,13 @@ class Work:
     batch: int = 16
     dropout: float = 0.1
     device: str = "cpu"
+    half: bool = False
     compiled: bool = False
+
+    @property
+    def autocast(self) -> bool:
+        """Whether convolutions and products are in bfloat16."""
+        return self.half or self.device == "cuda"
 
     def settings(self) -> dict[str, Any]:
         """The arguments of our UNet."""

@@ -39,7 +39,13 @@ class Worker:
         """What this is measured on; ``device`` "auto" takes a GPU if there is one."""
         device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         name = torch.cuda.get_device_name() if device == "cuda" else _processor()
-        return {"device": device, "name": name, "threads": torch.get_num_threads(), "torch": torch.__version__}
+        return {
+            "device": device,
+            "name": name,
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "half": torch.ops.mkldnn._is_mkldnn_bf16_supported(),  # In PyTorch's own tests the one way to ask a CPU.
+        }
 
     def prepare(self, work: dict[str, Any], ours: str, peer: str) -> dict[str, Any]:
         """Writes the weights of both sides; answers with the operations of each task for one picture."""

@@ -59,17 +59,16 @@ def test_the_full_plan_is_the_cifar10_layout(work: ModuleType) -> None:
     assert work.Work.from_dict(compiled) == work.Work(channels=128, compiled=True)
 
 
-def test_quick_run_prints_rows(report: ModuleType) -> None:
-    command = [sys.executable, "-m", "benchmarks", "--quick", "--json", "--tasks", "train", "sampling"]
+@pytest.mark.parametrize("task", ["train", pytest.param("sampling", marks=pytest.mark.slow)])
+def test_quick_run_prints_rows(task: str, report: ModuleType) -> None:
+    command = [sys.executable, "-m", "benchmarks", "--quick", "--json", "--tasks", task]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=110)
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)
     names = [row["name"] for row in rows]
-    assert names == [
-        f"{task}/32ch, batch 2{what}"
-        for task in ("train", "sampling")
-        for what in (", convolutions alone", "", ", peak memory")
-    ] + ["sampling/32ch, batch 2, our loop beside the network"]
+    whats = [", convolutions alone", "", ", peak memory"]
+    whats += [", our loop beside the network"] if task == "sampling" else []
+    assert names == [f"{task}/32ch, batch 2{what}" for what in whats]
     for row in rows:
         assert {"name", "ours", "peer", "ratio", "unit", "device", "threads", "torch", "date"} <= row.keys()
         assert row["torch"] == torch.__version__
@@ -98,6 +97,18 @@ def test_without_diffusers_the_peer_is_not_measured(report: ModuleType) -> None:
     assert report.cells(speed)[:4] == ("train/64ch", "4.00", "not measured", "not measured")
     large = list(measure._rows("train", {"channels": 64, "batch": 128, "device": "cpu"}, found, 9.0))
     assert large[1]["name"] == "train/64ch, batch 128"
+
+
+def test_half_precision_is_measured_where_a_cpu_has_it(work: ModuleType) -> None:
+    """Both sides under the same autocast, beside convolutions in the same precision."""
+    measure = importlib.import_module("benchmarks.measure")
+    sides = importlib.import_module("benchmarks.sides")
+    names = [measure._name("train", {**fields, "device": "cpu"}) for fields in measure.more_training(0.1)]
+    assert names == ["train/64ch, batch 128", "train/64ch, bfloat16", "train/64ch, batch 128, bfloat16"]
+    for half in (False, True):
+        with sides._precision(work.Work(half=half)):
+            found = torch.nn.functional.linear(torch.zeros(1, 2), torch.zeros(3, 2)).dtype
+        assert found == (torch.bfloat16 if half else torch.float32)
 
 
 def test_widths_that_the_peer_cannot_have_are_wrong_use() -> None:

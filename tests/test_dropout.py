@@ -79,3 +79,27 @@ def test_the_shift_is_drawn_anew_for_every_picture_and_layer() -> None:
     assert len({tuple(row.tolist()) for row in places}) > 40
     rate, count = dropped.double().mean().item(), dropped.numel()
     assert abs(rate - 128 / 65536) < 5 * (128 / 65536 / count) ** 0.5
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_in_half_precision_it_is_the_same_but_for_rounding(half: torch.dtype, layout: torch.memory_format) -> None:
+    """The mask is that of float32, a picture's whatever is beside it; output and gradients are near float64's."""
+    norm = SwishNorm(64, norm_groups(64), 0.3).train()
+    torch.nn.init.normal_(norm.weight)
+    torch.nn.init.normal_(norm.bias)
+    x = torch.randn(4, 64, 8, 8).to(half).to(memory_format=layout)
+    direction = torch.randn(x.shape, dtype=half)
+
+    def results(dtype: torch.dtype, rows: slice = slice(None)) -> list[torch.Tensor]:
+        part = x[rows].to(dtype).requires_grad_()
+        with dropout_seeds(list(range(4))[rows]):
+            y = norm(part)
+        return [y.detach(), *torch.autograd.grad(y, [part, norm.weight, norm.bias], direction[rows].to(dtype))]
+
+    ours, single = results(half), results(torch.float32)
+    assert torch.equal(ours[0] == 0, single[0] == 0)
+    assert torch.equal(results(half, slice(1, 3))[0], ours[0][1:3])
+    norm.double()
+    for mine, true in zip(ours, results(torch.float64), strict=True):
+        assert (mine.double() - true).norm() / true.norm() < 3 * torch.finfo(half).eps

@@ -1,4 +1,4 @@
-"""Self-attention over all pixels of a picture, and its products at the speed of convolutions.
+"""Self-attention over all pixels of a picture, its products as fast as the processor has them (`products`).
 
 With the tokens Q, K, V of one picture, (N, C) each:
 
@@ -6,13 +6,9 @@ With the tokens Q, K, V of one picture, (N, C) each:
 
     dV = Pᵀ dO,   dP = dO Vᵀ,   dS = P ⊙ (dP − Σ P ⊙ dP),   dQ = dS K / √C,   dK = dSᵀ Q / √C
 
-PyTorch leaves such products to MKL, which reaches half of oneDNN's rate where it does not use a processor's widest
-vectors. They are convolutions as well: of a grouped 1×1 convolution with a picture a group, a row of a matrix a
-channel, and the columns as pixels, there are the forward pass W X, the gradient Wᵀ G of the input and G Xᵀ of the
-weights. Those are the three kinds of product above, for matrices as they lie in memory: nothing is transposed.
-
-Between the passes x and P are remembered. The norm of x, and Q, K and V of it, are computed again: they are 4 C numbers
-a token, and P is N of them, which is half as much for 256 tokens of 128 channels.
+On a CPU, P is kept where it is no larger than q, k and v. In float32, x and P are remembered between the passes; the
+norm of x, and Q, K and V of it, are computed again: they are 4 C numbers a token, and P is N of them, which is half as
+much for 256 tokens of 128 channels. Under autocast all is remembered, in half as many bytes.
 
 Source: Ho, Jain, Abbeel 2020 (arXiv 2006.11239), appendix B; Vaswani et al. 2017 (arXiv 1706.03762), section 3.2.1.
 """
@@ -24,19 +20,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from fromnoise.network.layers import NORM_EPS, normed
+from fromnoise.network.layers import HALVES, NORM_EPS, layout, normed
+from fromnoise.network.products import times, times_transposed, transposed_times
 
 _FEWEST = 64  # Tokens of a picture below which calls cost more than products.
-
-_DILATION = [2, 2]
-"""Nothing to a 1×1 kernel; but undilated ones PyTorch keeps from oneDNN where there is one thread."""
 
 
 class Attention(nn.Module):
     """One head of self-attention over all pixels with a residual. (B, C, H, W) -> the same shape.
 
-    q, k and v are one 1×1 convolution; the scale is C^−½. On a CPU, in float32, by convolutions where P is no larger
-    than q, k and v; else PyTorch's, which never holds P.
+    q, k and v are one 1×1 convolution; the scale is C^−½. On a CPU by plain products where P is no larger than q, k
+    and v, and there are enough tokens; else PyTorch's, which never holds P.
     """
 
     def __init__(self, channels: int, groups: int) -> None:
@@ -46,29 +40,31 @@ class Attention(nn.Module):
         self.out = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        b, c, h, w = x.shape
         norm, qkv = self.norm, self.qkv
-        if _suits(x) and not torch.is_grad_enabled():
-            q, k, v = (part.contiguous() for part in _tokens(qkv(norm(x))).chunk(3, dim=-1))
-            y, _ = mix(q, k, v)
-        elif _suits(x) and isinstance(qkv, nn.Conv2d):  # And not packed, without a weight to be differentiated for.
-            y = _Mixed.apply(x, norm.weight, norm.bias, qkv.weight, qkv.bias, norm.num_groups)
-        else:
+        if not _suits(x):
             q, k, v = _tokens(qkv(norm(x)))[:, None].chunk(3, dim=-1)
             y = F.scaled_dot_product_attention(q, k, v)
-        return self.out(y.reshape(b, h, w, c).permute(0, 3, 1, 2)).add_(x)
+        elif torch.is_autocast_enabled("cpu"):
+            q, k, v = _tokens(qkv(norm(x))).chunk(3, dim=-1)
+            y = torch.bmm(torch.softmax(torch.bmm(q * q.shape[2] ** -0.5, k.mT), dim=-1), v)
+        elif torch.is_grad_enabled() and isinstance(qkv, nn.Conv2d):  # And not packed, without a weight to learn.
+            y = _Mixed.apply(x, norm.weight, norm.bias, qkv.weight, qkv.bias, norm.num_groups)
+        else:
+            q, k, v = (part.contiguous() for part in _tokens(qkv(norm(x))).chunk(3, dim=-1))
+            y, _ = mix(q, k, v)
+        b, c, h, w = x.shape
+        mixed = y.reshape(b, h, w, c).permute(0, 3, 1, 2).contiguous(memory_format=layout(x))
+        return self.out(mixed).add_(x)
 
 
 def _suits(x: Tensor) -> bool:
-    """Whether convolutions can be used, and are worth it, for pictures ``x`` (B, C, H, W)."""
+    """Whether plain products can be used, and are worth it, for pictures ``x`` (B, C, H, W)."""
     _, c, h, w = x.shape
     return (
         x.device.type == "cpu"
-        and x.dtype == torch.float32
-        and not torch.is_autocast_enabled("cpu")
+        and (x.dtype == torch.float32 or (torch.is_autocast_enabled("cpu") and x.dtype in HALVES))
         and _FEWEST <= h * w <= 3 * c
         and not torch.compiler.is_compiling()
-        and torch.backends.mkldnn.is_available()
     )
 
 
@@ -106,9 +102,8 @@ class _Mixed(torch.autograd.Function):
 
 def mix(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     """O (B, N, C) and P (B, N, N) of tokens (B, N, C), contiguous, float32 on the CPU. ``q`` is scaled in place."""
-    b, n, c = q.shape
-    p = torch.softmax(_times_transposed(q.mul_(c**-0.5), k, q.new_empty(b, n, n)), dim=-1)
-    return _times(p, v), p
+    p = torch.softmax(times_transposed(q.mul_(q.shape[2] ** -0.5), k), dim=-1)
+    return times(p, v), p
 
 
 def mix_back(d_out: Tensor, q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tensor:
@@ -116,56 +111,11 @@ def mix_back(d_out: Tensor, q: Tensor, k: Tensor, v: Tensor, p: Tensor) -> Tenso
     b, n, c = q.shape
     scale, found = c**-0.5, q.new_empty(b, n, 3 * c)
     dq, dk, dv = found.chunk(3, dim=-1)
-    dv.copy_(_transposed_times(p, d_out, v))
-    ds = torch.ops.aten._softmax_backward_data(_times_transposed(d_out, v, p), p, -1, torch.float32)
-    torch.mul(_times(ds, k), scale, out=dq)
-    dk.copy_(_transposed_times(ds, q.mul_(scale), k))
+    dv.copy_(transposed_times(p, d_out))
+    ds = torch.ops.aten._softmax_backward_data(times_transposed(d_out, v), p, -1, torch.float32)
+    torch.mul(times(ds, k), scale, out=dq)
+    dk.copy_(transposed_times(ds, q.mul_(scale)))
     return found
-
-
-def _times(w: Tensor, x: Tensor) -> Tensor:
-    """W X of every picture: (B, I, J), (B, J, K) -> (B, I, K), all contiguous."""
-    return F.conv2d(_image(x), _kernel(w), dilation=_DILATION, groups=len(w)).view(len(w), w.shape[1], x.shape[2])
-
-
-def _transposed_times(w: Tensor, g: Tensor, like: Tensor) -> Tensor:
-    """Wᵀ G: (B, I, J), (B, I, K) -> (B, J, K), the shape of ``like``."""
-    return _backward(g, like, w, of_input=True).view(like.shape)
-
-
-def _times_transposed(g: Tensor, x: Tensor, like: Tensor) -> Tensor:
-    """G Xᵀ: (B, I, K), (B, J, K) -> (B, I, J), the shape of ``like``."""
-    return _backward(g, x, like, of_input=False).view(like.shape)
-
-
-def _backward(g: Tensor, x: Tensor, w: Tensor, *, of_input: bool) -> Tensor:
-    """The gradient of ``_times(w, x)`` for x or w from its output's, ``g``; of that x or w only the shape matters."""
-    found = torch.ops.aten.convolution_backward(
-        _image(g),
-        _image(x),
-        _kernel(w),
-        None,
-        [1, 1],
-        [0, 0],
-        _DILATION,
-        False,
-        [0, 0],
-        len(w),
-        [of_input, not of_input, False],
-    )
-    return found[0 if of_input else 1]
-
-
-def _image(matrices: Tensor) -> Tensor:
-    """(B, I, K) -> (1, B · I, 1, K): a channel a row."""
-    b, i, k = matrices.shape
-    return matrices.view(1, b * i, 1, k)
-
-
-def _kernel(matrices: Tensor) -> Tensor:
-    """(B, I, J) -> (B · I, J, 1, 1), for B groups."""
-    b, i, j = matrices.shape
-    return matrices.view(b * i, j, 1, 1)
 
 
 def _projected(y: Tensor, weight: Tensor, bias: Tensor) -> list[Tensor]:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fromnoise.network.attention import Attention
-from fromnoise.network.layers import Block, Downsample, SwishNorm, Upsample, norm_groups, timestep_embedding
+from fromnoise.network.layers import Block, Downsample, SwishNorm, Upsample, layout, norm_groups, timestep_embedding
 from fromnoise.network.recompute import again, at_once
 from fromnoise.network.values import Values
 
@@ -168,7 +168,7 @@ class UNet(nn.Module):
         shifts = iter(self.block_time(F.silu(embedding)).split(self._widths, dim=1))
 
         few = at_once(x)
-        h = self.stem(x.contiguous(memory_format=torch.channels_last))
+        h = self.stem(x.contiguous(memory_format=layout(x)))
         skips = [h]
         for level in _levels(self.down):
             for block, attention in level.parts():

@@ -10,9 +10,9 @@ MISSING = "not measured"
 def conditions(row: dict[str, Any]) -> str:
     """The line above the table: what all rows were measured on."""
     return (
-        f"{row['device']}, {row['threads']} CPU threads, PyTorch {row['torch']}, {row['precision']}, {row['date']}; batch "
-        f"{row['batch']} and this precision if not said otherwise; peer: diffusers' UNet2DModel as the paper's network, "
-        f"same weights"
+        f"{row['device']}, {row['threads']} CPU threads, PyTorch {row['torch']}, {row['precision']}, {row['date']}; "
+        f"batch {row['batch']} and this precision if not said otherwise; "
+        f"peer: diffusers' UNet2DModel as the paper's network, same weights"
     )
 
 

@@ -66,9 +66,9 @@ def test_quick_run_prints_rows(task: str, report: ModuleType) -> None:
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)
     names = [row["name"] for row in rows]
-    whats = [", convolutions alone", "", ", peak memory"]
-    whats += [", our loop beside the network"] if task == "sampling" else []
-    assert names == [f"{task}/32ch, batch 2{what}" for what in whats]
+    endings = [", convolutions alone", "", ", peak memory"]
+    endings += [", our loop beside the network"] if task == "sampling" else []
+    assert names == [f"{task}/32ch, batch 2{what}" for what in endings]
     for row in rows:
         assert {"name", "ours", "peer", "ratio", "unit", "device", "threads", "torch", "date"} <= row.keys()
         assert row["torch"] == torch.__version__

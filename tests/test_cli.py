@@ -27,7 +27,8 @@ from fromnoise.parameterization import Karras
 from fromnoise.run import open_run, with_config
 from fromnoise.sampler import Ancestral
 from fromnoise.task.prepare import settle
-from fromnoise.verb.common import program
+from fromnoise.verb.common import PROGRAM, program, program_again
+from fromnoise.worker import FOLDER
 
 Said = tuple[int, str, str]
 Say = Callable[..., Said]
@@ -759,27 +760,58 @@ def test_a_signal_before_there_is_anything_to_save_ends_in_one_line(
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+@pytest.fixture
+def homes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two environments of one interpreter, each with the program; this process is of "a venv", PATH knows neither."""
+    for home in ("a venv", "other"):
+        (tmp_path / home / "bin").mkdir(parents=True)
+        for name in ("python", "python3"):
+            (tmp_path / home / "bin" / name).symlink_to(os.path.realpath(sys.executable))
+        script = tmp_path / home / "bin" / "fromnoise"
+        script.write_text(f"#!{sys.executable}\nfrom fromnoise.cli import main\nraise SystemExit(main())\n")
+        script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", f"{tmp_path}/a venv/bin/python3")
+    monkeypatch.setenv("PATH", "/nowhere")
+    return tmp_path
+
+
 @pytest.mark.parametrize(
-    ("called", "known", "worker", "said"),
+    ("called", "known", "said"),
     [
-        ("/venv/bin/fromnoise", True, {}, "fromnoise"),
-        ("/venv/bin/fromnoise", False, {}, "/venv/bin/fromnoise"),
-        ("/venv/lib/fromnoise/__main__.py", True, {}, "fromnoise"),
-        ("/venv/lib/fromnoise/__main__.py", False, {}, "python -m fromnoise"),
-        ("/venv/bin/pytest", False, {}, "fromnoise"),
-        (
-            "/venv/lib/fromnoise/__main__.py",
-            True,
-            {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "x"},
-            "torchrun … -m fromnoise",
-        ),
+        ("{}/a venv/bin/fromnoise", "{}/a venv/bin", "fromnoise"),
+        ("{}/a venv/bin/fromnoise", "/nowhere", "'{}/a venv/bin/fromnoise'"),
+        ("{}/a venv/bin/fromnoise", "{}/other/bin:{}/a venv/bin", "'{}/a venv/bin/fromnoise'"),
+        ("{}/other/bin/fromnoise", "/nowhere", "{}/other/bin/fromnoise"),
+        ("fromnoise", "/nowhere", "./fromnoise"),
+        ("{}/lib/fromnoise/__main__.py", "{}/a venv/bin", "python -m fromnoise"),
+        ("{}/lib/fromnoise/__main__.py", "{}/3:{}/a venv/bin", "python3 -m fromnoise"),
+        ("{}/lib/fromnoise/__main__.py", "/nowhere", "'{}/a venv/bin/python3' -m fromnoise"),
+        ("{}/lib/fromnoise/__main__.py", "{}/other/bin:{}/a venv/bin", "'{}/a venv/bin/python3' -m fromnoise"),
+        ("{}/lib/pytest/__main__.py", "/nowhere", "fromnoise"),
     ],
 )
-def test_what_to_type_is_what_was_typed(
-    called: str, known: bool, worker: dict[str, str], said: str, monkeypatch: pytest.MonkeyPatch
+def test_what_to_type_starts_what_was_typed(
+    called: str, known: str, said: str, homes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "argv", [called])
-    monkeypatch.setattr("shutil.which", lambda name: f"/bin/{name}" if known else None)
-    for name, value in worker.items():
+    (homes / "3").mkdir()  # Where python is another one, and python3 is not.
+    (homes / "3" / "python").symlink_to(os.path.realpath(sys.executable))
+    monkeypatch.setattr(sys, "argv", [called.replace("{}", str(homes))])
+    monkeypatch.setenv("PATH", known.replace("{}", str(homes)))
+    assert program() == program_again() == said.replace("{}", str(homes))
+
+
+def test_what_to_type_is_ready_for_the_shell(homes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [f"{homes}/a venv/bin/fromnoise"])
+    with tiny.typed(f"{program()} --version") as process:
+        assert process.communicate(timeout=60)[0] == f"fromnoise {__version__}\n"
+
+
+def test_workers_say_what_was_typed(homes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of --processes what started their launcher; those of torchrun what is known, and of other verbs no more."""
+    monkeypatch.setattr(sys, "argv", [f"{homes}/lib/fromnoise/__main__.py"])
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "x", PROGRAM: "'a b/fromnoise'"}.items():
         monkeypatch.setenv(name, value)
-    assert program() == said
+    alone = f"'{homes}/a venv/bin/python3' -m fromnoise"
+    assert (program(), program_again()) == (alone, "torchrun … -m fromnoise")
+    monkeypatch.setenv(FOLDER, str(homes))
+    assert program() == program_again() == "'a b/fromnoise'"

@@ -30,11 +30,14 @@ from tests.together import seen, train
 from torch.distributed import HashStore, Store
 
 from fromnoise.cli import main
+from fromnoise.errors import FromnoiseError, Lost, WrongUse
 from fromnoise.network.layers import SwishNorm
 from fromnoise.run import open_run
 from fromnoise.schema import merge
+from fromnoise.task.precision import computing
 from fromnoise.task.sample import Drawn, draw
 from fromnoise.train.attempt import own_store
+from fromnoise.train.distributed import together
 from fromnoise.train.team import Alone
 from fromnoise.worker import FOLDER, Worker, here
 
@@ -227,8 +230,13 @@ LONG = ["--steps", "90", "--set", "train.checkpoint_every=80", "--set", "train.r
 
 
 def started(folder: Path, name: str, *more: str) -> subprocess.Popen[str]:
-    words = ["train", "digits", "--preset", str(folder / "tiny.toml"), "--out", str(folder / name)]
-    return tiny.command(*words, *LONG, "--processes", "2", *more)
+    """By a script whose path has a space in it."""
+    script = folder / "a place" / "fromnoise"
+    script.parent.mkdir(exist_ok=True)
+    script.write_text(f"#!{sys.executable}\nfrom fromnoise.cli import main\nraise SystemExit(main())\n")
+    script.chmod(0o755)
+    words = [str(script), "train", "digits", "--preset", str(folder / "tiny.toml"), "--out", str(folder / name)]
+    return tiny.typed(f"exec {shlex.join([*words, *LONG, '--processes', '2', *more])}")
 
 
 def until(there: Path, process: subprocess.Popen[str]) -> None:
@@ -250,7 +258,8 @@ def worker_of(out: Path, rank: int) -> int:
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for the worker in /proc")
 @pytest.mark.slow
-def test_a_killed_process_and_ctrl_c_change_nothing(tmp_path: Path) -> None:
+def test_a_killed_process_and_ctrl_c_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", tiny.another_python(tmp_path / "bin"))
     tiny.preset(tmp_path, NET)
     undisturbed, disturbed = (started(tmp_path, name, "--json") for name in ("undisturbed", "disturbed"))
     saved = tmp_path / "disturbed" / "checkpoints"
@@ -264,17 +273,18 @@ def test_a_killed_process_and_ctrl_c_change_nothing(tmp_path: Path) -> None:
     assert "Traceback" not in err and "torch" not in err and "fault" not in err
     assert err.count("going on at step") == 1, "it should have gone on once, from a checkpoint"
     assert err.count("stopping after this step") == 1
-    [said] = re.findall("stopped and saved at .* pictures .*; go on with: (?:python -m )?fromnoise (.*)\n", err)
+    [said] = re.findall("stopped and saved at .* pictures .*; go on with: (.*)\n", err)
+    assert said.startswith(f"'{tmp_path}/a place/fromnoise' train digits")
     images = max(int(path.name) for path in saved.iterdir())
     assert 240 <= images < 720
     assert json.loads(out) == {**json.loads(out), "step": images // 8, "images": images, "finished": False}
 
-    again = tiny.command(*shlex.split(said))
+    again = tiny.typed(said)
     out, err = undisturbed.communicate(timeout=100)
     assert undisturbed.returncode == 0, err
     assert json.loads(out) == {**json.loads(out), "step": 90, "images": 720, "finished": True}
     _, err = again.communicate(timeout=100)
-    assert again.returncode == 0, err
+    assert again.returncode == 0 and f"going on at step {images // 8} of 90" in err, err
     tiny.assert_same_run(tmp_path / "disturbed", tmp_path / "undisturbed")
 
 
@@ -298,6 +308,15 @@ def test_torchrun_sees_the_losses_of_one_process(tmp_path: Path, capsys: pytest.
     assert {**json.loads(out), "run": None, "seconds": None} == {**told, "run": None, "seconds": None}
     ours, theirs = ([line["loss"] for line in tiny.lines(tmp_path / name)[:4]] for name in ("two", "one"))
     np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_what_comes_next_needs_no_torchrun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", tiny.another_python(tmp_path / "bin"))
+    preset, out = tiny.preset(tmp_path, NET), tmp_path / "run"
+    code, said, err = torchrun("train", "digits", "--preset", str(preset), "--steps", "1", "--out", str(out))
+    assert code == 0, err
+    assert said.splitlines()[-1] == f"next: {shlex.quote(sys.executable)} -m fromnoise sample {out} --out s.png"
 
 
 def test_torchrun_hears_of_wrong_use_once(tmp_path: Path) -> None:
@@ -441,8 +460,16 @@ def test_an_attempt_has_a_store_of_its_own_whatever_the_dead_have_left() -> None
             ["likelihood", "-n", "11", "--batch-size", "4", "--estimate", "3"],
             ["likelihood.json", "pictures.csv", "rate-distortion.csv", "progressive.png"],
         ),
-        (["likelihood", "-n", "3", "--batch-size", "4", "--flow", "--steps", "2"], ["flow.json", "flow-pictures.csv"]),
-        (["compare", "-n", "9", "--batch-size", "4", "--samplers", "ddim", "--steps", "5"], ["compare.csv"]),
+        pytest.param(
+            ["likelihood", "-n", "3", "--batch-size", "4", "--flow", "--steps", "2"],
+            ["flow.json", "flow-pictures.csv"],
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ["compare", "-n", "9", "--batch-size", "4", "--samplers", "ddim", "--steps", "5"],
+            ["compare.csv"],
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["bound", "flow, of which one process has nothing", "compare"],
 )
@@ -498,3 +525,92 @@ def test_a_single_picture_may_lie_in_memory_in_any_way() -> None:
     norm, x = SwishNorm(16, 4), torch.randn(1, 16, 8, 8)
     odd = torch.empty_strided(x.shape, (16, 1, 128, 16)).copy_(x).requires_grad_()
     torch.testing.assert_close(norm(odd), torch.nn.functional.silu(torch.nn.functional.group_norm(x, 4, eps=1e-6)))
+
+
+# -------------------------------------------------------------------------------------------- deaths that may be mended
+
+
+def as_worker(monkeypatch: pytest.MonkeyPatch, attempt: Path, rank: int, **more: str) -> Path:
+    """This process is worker ``rank`` of two, as torchrun tells it; the folder that its attempts share."""
+    (attempt / str(rank)).mkdir(parents=True)
+    told = {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "x", "TORCHELASTIC_RUN_ID": "a", **more}
+    for name, value in {**told, "TORCHELASTIC_ERROR_FILE": str(attempt / str(rank) / "error.json")}.items():
+        monkeypatch.setenv(name, value)
+    return attempt.parent
+
+
+@pytest.mark.parametrize("lent", [False, True], ids=["torchrun", "--processes"])
+@pytest.mark.parametrize(
+    ("error", "final", "said"),
+    [
+        (
+            RuntimeError("CUDA error: uncorrectable ECC error"),
+            None,
+            "RuntimeError: CUDA error: uncorrectable ECC error (",
+        ),
+        (KeyError("odd"), None, "KeyError: 'odd' ("),
+        (Lost("another process is gone"), None, None),
+        (FromnoiseError("the disk is full"), "1", "the disk is full"),
+        (WrongUse("no such picture"), "2", "no such picture"),
+        (RuntimeError("CUDA out of memory"), "1", "not enough memory: "),
+    ],
+)
+def test_what_nobody_foresaw_is_a_death_that_a_new_start_may_mend(
+    error: Exception,
+    final: str | None,
+    said: str | None,
+    lent: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Said once an attempt by whoever meets it first; what a new start cannot mend is final."""
+
+    def fail(*_: object) -> int:
+        raise error
+
+    monkeypatch.setattr("fromnoise.verb.inspect", fail)
+    for attempt in ("attempt_0", "attempt_1"):
+        for rank in (1, 0):
+            more = {FOLDER: str(tmp_path)} if lent else {}
+            shared = as_worker(monkeypatch, tmp_path / attempt, rank, **more)
+            verdict = shared / ("verdict" if lent else "fromnoise-verdict")
+            ended = verdict.exists()
+            code, err = main(["inspect", "digits"]), capsys.readouterr().err
+            if ended:  # There was nothing to do any more.
+                assert final is not None and err == "" and code == (0 if lent else int(final))
+                continue
+            assert code == int(final or 1)
+            assert (verdict.read_text() if verdict.exists() else None) == final
+            if rank == 1 and said is not None:
+                assert err.startswith(f"fromnoise: {said}") and err.count("\n") == 1
+            else:
+                assert err == ""
+
+
+def test_one_process_that_torchrun_has_started_is_a_worker() -> None:
+    """It would be started anew when it is stopped and saved; by the other variables alone anybody may be meant."""
+    alone = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "x"}
+    assert here(alone) is None
+    worker = here({**alone, "TORCHELASTIC_RUN_ID": "none"})
+    assert worker == Worker(0, 1, None, None) and worker.end(130, died=False) == (True, 0)
+
+
+def test_gpus_that_have_met_can_still_be_told_to_repeat_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA starts when processes meet through NCCL, before the settings are known; nothing is computed until then."""
+    cuda, started, begin = torch.device("cuda", 0), [], torch.distributed.init_process_group
+
+    def meet(backend: str, *, device_id: torch.device) -> None:
+        assert backend == "nccl" and device_id == cuda and started
+        begin("gloo", store=HashStore(), rank=0, world_size=1)
+
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # So that it is put back afterwards.
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    monkeypatch.setattr(torch.distributed, "init_process_group", meet)
+    monkeypatch.setattr(torch.cuda, "set_device", started.append)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: bool(started))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "memory_stats", lambda device: {"allocated_bytes.all.allocated": 0})
+    with together(cuda), computing("float32", cuda, deterministic=True):
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"

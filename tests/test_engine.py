@@ -347,24 +347,31 @@ def test_what_was_set_before_is_set_again_also_after_an_error(monkeypatch: pytes
 
 
 @pytest.mark.parametrize(
-    ("found", "started", "complaint"),
+    ("found", "given", "complaint"),
     [
-        (None, False, None),
-        (":4096:8", True, None),
-        (":16:8", False, None),
-        (None, True, f"CUDA has started without {WORKSPACE}; set {WORKSPACE}=:4096:8 and start again"),
-        (":0:0", False, f"{WORKSPACE} is ':0:0'; set {WORKSPACE}=:4096:8 and start again"),
+        (None, None, None),
+        (None, [0, 0], None),
+        (":4096:8", [512, 0], None),
+        (":16:8", None, None),
+        (None, [0, 512], f"a GPU has computed without {WORKSPACE}; set {WORKSPACE}=:4096:8 and start again"),
+        (":0:0", None, f"{WORKSPACE} is ':0:0'; set {WORKSPACE}=:4096:8 and start again"),
     ],
 )
-def test_a_gpu_is_told_before_it_starts_or_it_is_too_late(
-    monkeypatch: pytest.MonkeyPatch, found: str | None, started: bool, complaint: str | None
+def test_a_gpu_is_told_before_it_computes_or_it_is_too_late(
+    monkeypatch: pytest.MonkeyPatch, found: str | None, given: list[int] | None, complaint: str | None
 ) -> None:
-    """NVIDIA's documentation of cuBLAS: results repeat themselves with a workspace of :4096:8 or :16:8."""
+    """NVIDIA's documentation of cuBLAS: results repeat themselves with a workspace of :4096:8 or :16:8.
+
+    ``given`` are the bytes that each GPU has been given, ever; ``None`` if CUDA has not started.
+    """
     before, cuda = modes(), torch.device("cuda")
     monkeypatch.setenv(WORKSPACE, found or "")  # So that it is put back afterwards, also if it was not there.
     if found is None:
         monkeypatch.delenv(WORKSPACE)
-    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: started)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: given is not None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    stats = [{"allocated_bytes.all.allocated": count} for count in given or ()]
+    monkeypatch.setattr(torch.cuda, "memory_stats", stats.__getitem__)
     if complaint is None:
         with computing("float32", cuda, deterministic=True):
             assert os.environ[WORKSPACE] == (found or ":4096:8")

@@ -530,14 +530,16 @@ def test_a_dry_run_refuses_what_training_refuses(say: Callable[..., Said], here:
     assert (code, out) == (2, "") and len(err.splitlines()) == 1 and "lr" in err
 
 
-def test_a_dry_run_counts_the_processes(say: Callable[..., Said], here: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("in_earnest", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_dry_run_counts_the_processes(in_earnest: bool, say: Callable[..., Said], here: Path, tmp_path: Path) -> None:
     """It refuses in the words of the run that would refuse, and starts none of them."""
     words = ["train", "digits", "--preset", tiny.preset(tmp_path), "--steps", 1]
     uneven = [*words, "--processes", 3]
     code, out, err = say(*uneven, "--dry-run")
     assert (code, out) == (2, "") and "batch_size = 8 cannot be shared evenly by 3 processes in 1 parts each" in err
-    real = tiny.command(*uneven, "--out", "run", "--device", "cpu")
-    assert real.communicate(timeout=60)[1].splitlines()[-1] == err.strip() and real.returncode == 2
+    if in_earnest:
+        real = tiny.command(*uneven, "--out", "run", "--device", "cpu")
+        assert real.communicate(timeout=60)[1].splitlines()[-1] == err.strip() and real.returncode == 2
     for more, complaint in (
         (["--processes", 2, "--micro-batch", "auto"], "--micro-batch auto measures one process; with several, give a"),
         (["--processes", 2, "--micro-batch", "1"], "cannot be shared evenly by 2 processes in 8 parts each: take a"),
@@ -546,6 +548,32 @@ def test_a_dry_run_counts_the_processes(say: Callable[..., Said], here: Path, tm
         code, out, err = say(*words, "--dry-run", *more)
         assert (code, out, len(err.splitlines())) == (2, "", 1) and complaint in err
     assert say(*words, "--dry-run", "--processes", 2)[0] == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--processes", 4], ["--processes", 4, "--device", "cuda:1"], ["--processes", 2, "--device", "mps"]],
+)
+def test_a_dry_run_refuses_the_processes_that_cannot_be_had(
+    words: list[Any], say: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a machine with two GPUs."""
+    monkeypatch.setattr("fromnoise.verb.processes.pick_device", lambda said: torch.device(said or "cuda"))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    words = ["train", "digits", "--preset", tiny.preset(tmp_path), "--steps", 1, *words]
+    code, out, err = say(*words, "--dry-run")
+    assert (code, out, len(err.splitlines())) == (2, "", 1) and "processes" in err
+    assert say(*words) == (code, out, err)
+
+
+def test_a_dry_run_within_torchrun_refuses_more_processes(
+    say: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}.items():
+        monkeypatch.setenv(name, value)
+    words = ["train", "digits", "--preset", tiny.preset(tmp_path), "--steps", 1, "--processes", 2]
+    said = "fromnoise: --processes 2: torchrun has started 2 already; leave it out\n"
+    assert say(*words, "--dry-run") == say(*words) == (2, "", said)
 
 
 def test_a_dry_run_says_what_training_would_say(say: Callable[..., Said], here: Path, tmp_path: Path) -> None:
@@ -608,7 +636,10 @@ def test_auto_keeps_the_parts_of_a_run_that_goes_on(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(task, "automatic_micro_batch", lambda *_: 8)
     config = tiny.config(steps=2)
     tiny.run(replace(config, train=replace(config.train, accumulate=4)), tmp_path / "run")
-    assert verb.with_micro_batch("auto", config, tmp_path / "run", tiny.CPU).train.accumulate == 4
+    for lost in (False, True):
+        if lost:
+            (tmp_path / "run" / "config.toml").unlink()  # Its checkpoint carries the same.
+        assert verb.with_micro_batch("auto", config, tmp_path / "run", tiny.CPU).train.accumulate == 4
     assert verb.with_micro_batch("auto", config, tmp_path / "new", tiny.CPU).train.accumulate == 1
     assert verb.with_micro_batch(None, config, tmp_path / "run", tiny.CPU) is config
 
@@ -760,6 +791,22 @@ def test_an_estimate_refuses_what_training_refuses(say: Callable[..., Said], mon
     refused = say("estimate", *words)
     assert refused[:2] == (2, "") and "tensorboard is not installed" in refused[2]
     assert say("train", *words)[2].splitlines()[-1] == refused[2].strip()  # After what it says of the settings.
+
+
+def test_an_estimate_says_what_training_would_say(
+    say: Callable[..., Said], here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On stderr: of settings that were fitted, of a preset that reduces, and of the pictures."""
+    data, file = _folder(tmp_path / "data", 12, side=20), tiny.preset(tmp_path, {"data": {"class_names": []}})
+    (data / "more.zip").write_bytes(b"")
+    less = ["--set", "network.model_channels=32", "--set", "train.batch_size=4"]
+    for words, remark in ((less, "fitted to 12 pictures"), (["--preset", file], "are reduced to 8x8")):
+        found = _found(tiny.config(steps=1))
+        monkeypatch.setattr(task, "estimate", lambda *_, found=found: iter([task.Estimating(0, 1, ""), found]))
+        code, out, err = say("estimate", data, *words, "--steps", 1, "--json")
+        assert code == 0 and isinstance(json.loads(out), dict)
+        assert remark in err and "more.zip" in err and len(err.splitlines()) == 2
+        assert say("train", data, *words, "--steps", 1, "--dry-run", "--json")[2] == err
 
 
 def test_people_are_told_how_to_make_it_fit(say: Callable[..., Said], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -276,6 +276,16 @@ def test_a_run_that_is_prolonged_goes_on_as_it_began(tmp_path: Path) -> None:
         assert next(events).step == 3  # one pass over 24 in batches of 8
 
 
+def test_a_run_that_has_lost_its_settings_is_prolonged_by_those_of_its_checkpoints(tmp_path: Path) -> None:
+    said, out = begun(tmp_path)
+    (out / "config.toml").unlink()
+    prepared = prepare(merge(said, {"train": {"epochs": 250.0}}), preset_name=None, run=out)
+    assert protection(prepared.config) == (0.1, 0.0) and prepared.config.train.epochs == 250
+    with closing(going_on(prepared.config, prepared.training, out)) as events:
+        assert next(events).step == 3
+    assert (out / "config.toml").read_text() == to_toml(prepared.config)
+
+
 def test_a_run_goes_on_after_the_rule_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the very command that began it, whatever a later rule would choose for its pictures."""
     said, out = begun(tmp_path)

@@ -10,7 +10,9 @@ from tests import tiny
 from torch import Tensor
 
 from fromnoise.checkpoint import RunFolder
+from fromnoise.console import follow
 from fromnoise.errors import FromnoiseError, WrongUse
+from fromnoise.schema import merge
 from fromnoise.task.train import Ended, Noted, RolledBack, Trained, train_run
 from fromnoise.train.guard import WINDOW, Guard, GuardSettings
 from fromnoise.train.learner import Learner
@@ -155,6 +157,18 @@ def test_going_back_is_repeated_bit_for_bit_by_a_run_that_was_killed(
         tiny.assert_same_run(tmp_path / name, tmp_path / "whole")
 
 
+def test_a_person_is_told_what_the_guard_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("fromnoise.console._EVERY", 0.0)  # A line with every step.
+    settings = tiny.config(SMALL, **{**SETTINGS, "report_every": 1})
+    ruin(monkeypatch, while_=lambda learner: not learner.rollbacks and 16 <= learner.step < 30)
+    follow(train_run(settings, tiny.digits(), tmp_path, device=tiny.CPU))
+    said = capsys.readouterr().err
+    assert "; back to 80 pictures seen, with half the step size and other randomness\n" in said
+    assert ", 1 step left out by the guard" in said and "1 steps left out" not in said
+
+
 def test_it_gives_up_after_so_many_times_with_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ruin(monkeypatch, while_=lambda learner: learner.step >= 12)
     settings = tiny.config(SMALL, {"train": {"guard": {"rollbacks": 1}}}, **SETTINGS)
@@ -179,6 +193,46 @@ def test_a_run_does_not_end_on_steps_that_were_left_out(tmp_path: Path, monkeypa
     ruin(monkeypatch, while_=lambda learner: learner.step >= 45)
     with pytest.raises(FromnoiseError, match=r"at the end, step 48.*; it went back 2 times"):
         collect(tiny.config(SMALL, **SETTINGS), tmp_path / "again")
+
+
+PAST: dict[str, Any] = {  # All that a step may leave a trace in.
+    "train": {"averages": [0.1], "precision": "float16", "augment": {"flip_x": 1.0}},
+    "objective": {"times": {"kind": "loss_aware", "last": 2}},
+    "schedule": {"kind": "constant", "steps": 4, "value": 0.3},
+}
+
+
+@pytest.mark.parametrize(("last", "changes"), [(1, {}), (3, PAST)], ids=["one", "three"])
+def test_a_run_whose_weights_are_sound_ends_although_its_last_steps_were_left_out(
+    last: int, changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without going back, on the weights of the last step taken; and it goes on as the longer run does, to the bit."""
+    ruin(monkeypatch, while_=lambda learner: 5 - last <= learner.step < 5)
+    monkeypatch.setattr(LossScale, "excused", lambda self: None)  # In float16 they would count as a search.
+    tree = merge(merge(SMALL, changes), {"train": {"guard": {"rollbacks": 0}}})
+    short, run, straight = (tmp_path / name for name in ("short", "run", "straight"))
+    tiny.run(tiny.config(tree, steps=5 - last), short)
+    ended = Ended(run, 40, 5, True)
+    events = tiny.run(tiny.config(tree, steps=5), run)
+    assert events[-1] == ended and not any(isinstance(event, RolledBack) for event in events)
+    ours, theirs = (
+        {name: value for name, value in tiny.weights(place).items() if name.startswith("model/")}
+        for place in (run, short)
+    )
+    tiny.assert_same_bits(ours, theirs)
+    assert tiny.run(tiny.config(tree, steps=5), run)[-1] == ended, "there is nothing left to do"
+    for place in (run, straight):
+        tiny.run(tiny.config(tree, steps=7), place)
+    tiny.assert_same_bits(tiny.weights(run), tiny.weights(straight))
+
+
+def test_weights_that_only_the_end_could_hide_are_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever would follow is left out as well: that is a row, however few of it the run itself has seen."""
+    ruin(monkeypatch, while_=lambda learner: learner.step >= 9)
+    settings = tiny.config(SMALL, {"train": {"guard": {"rollbacks": 0}}}, steps=10, checkpoint_every=40)
+    with pytest.raises(FromnoiseError, match=r"^training diverges: .* at the end, step 10, .*; it may not go back"):
+        tiny.run(settings, tmp_path)
+    assert RunFolder(tmp_path).latest()[0].images == 40
 
 
 def test_a_stop_among_steps_that_are_left_out_saves_nothing_and_changes_nothing(

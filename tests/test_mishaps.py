@@ -12,10 +12,12 @@ from PIL import Image
 from tests import tiny
 
 from fromnoise.cli import main
+from fromnoise.config import to_toml
 from fromnoise.data import Fit, Folder, Gone, auto_channels, load, open_source
 from fromnoise.data.auto import auto_side
-from fromnoise.errors import FromnoiseError, WrongUse
-from fromnoise.task.train import Started, Trained
+from fromnoise.errors import FromnoiseError
+from fromnoise.task.resume import MAY_FORK
+from fromnoise.task.train import Ended, Started, Trained
 
 SMALL: dict[str, Any] = {"network": {"model_channels": 16, "attention_resolutions": []}}
 """Speed; nothing here depends on what the network is."""
@@ -195,6 +197,75 @@ def test_a_refusal_tells_how_to_fork_and_that_is_a_way(tmp_path: Path) -> None:
     assert isinstance(events[0], Started) and events[0].step == 2
     assert {event.report.lr for event in events if isinstance(event, Trained)} == {1e-3}
     assert tiny.contents(out) == before
-    with pytest.raises(WrongUse) as caught:
-        tiny.run(tiny.config(SMALL, {"network": {"dropout": 0.1}}, steps=4), fork)
-    assert "copy the folder" not in str(caught.value)  # other networks do not take these weights
+
+
+FORKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "network.dropout": ({}, {"network": {"dropout": 0.3}}),
+    "train.steps": ({"train": {"rate": "cosine"}}, {}),
+    "train.epochs": ({"train": {"rate": "cosine"}}, {"train": {"steps": None, "epochs": 0.8}}),
+    "train.images": ({"train": {"rate": "cosine"}}, {"train": {"steps": None, "images": 32}}),
+    "train.accumulate": ({}, {"train": {"accumulate": 2}}),
+    "train.optimizer": ({}, {"train": {"optimizer": "adamw"}}),
+    "train.lr": ({}, {"train": {"lr": 1e-3}}),
+    "train.warmup": ({}, {"train": {"warmup": 9}}),
+    "train.rate": ({}, {"train": {"rate": {"kind": "cosine", "end": 0.1}}}),
+    "train.clip": ({}, {"train": {"clip": 1e-3}}),
+    "train.guard": ({}, {"train": {"guard": {"spike": 2.0, "patience": 2}}}),
+    "train.ema_decay": ({}, {"train": {"ema_decay": 0.5}}),
+    "train.ema_ramp": ({}, {"train": {"ema_ramp": 0.1}}),
+    "train.flip": ({}, {"train": {"flip": True}}),
+    "train.label_dropout": ({}, {"train": {"label_dropout": 0.9}}),
+    "train.precision": ({"train": {"precision": "float16"}}, {"train": {"precision": "bfloat16"}}),
+    "train.seed": ({}, {"train": {"seed": 5}}),
+}
+"""Settings to begin with, and others to go on with."""
+
+
+@pytest.mark.parametrize("name", sorted(MAY_FORK))
+def test_every_fork_that_is_advised_is_a_way(tmp_path: Path, name: str) -> None:
+    """It goes on with the steps counted, there and back again."""
+    first, then = ([SMALL, FORKS[name][0], *changes] for changes in ([], [FORKS[name][1]]))
+    for k, (begun, changed) in enumerate(((first, then), (then, first))):
+        out, fork = (tmp_path / f"{place} {k}" for place in ("run", "fork"))
+        before = tiny.config({"train": {"steps": 2}}, *begun)
+        after = tiny.config({"train": {"steps": 4}}, *changed)
+        tiny.run(before, out, stop_at=2)
+        line = refused(after, out)
+        assert line.startswith(f"{out} was started with other settings: ") and name in line
+        assert "copy the folder, and change them in the copy's config.toml, too" in line
+        shutil.copytree(out, fork)
+        (fork / "config.toml").write_text(to_toml(after))
+        started, *_, ended = tiny.run(after, fork)
+        assert isinstance(started, Started) and (started.step, started.images) == (2, 16)
+        assert ended == Ended(fork, 32, 4, True)
+
+
+@pytest.mark.parametrize(
+    ("begun", "changes"),
+    [
+        ({}, {"train": {"batch_size": 16}}),
+        ({}, {"train": {"batch_size": 16, "lr": 1e-3}}),
+        ({}, {"train": {"averages": [0.1]}}),
+        ({}, {"train": {"augment": {"probability": 0.1}}}),
+        ({}, {"network": {"num_res_blocks": 2}}),
+        ({}, {"schedule": {"kind": "cosine"}}),
+    ],
+)
+def test_no_fork_is_advised_that_is_no_way(tmp_path: Path, begun: dict[str, Any], changes: dict[str, Any]) -> None:
+    """But by hand it may be tried, and touches nothing."""
+    out = tmp_path / "run"
+    tiny.run(tiny.config(SMALL, begun, steps=2), out)
+    other = tiny.config(SMALL, begun, changes, steps=4)
+    line = refused(other, out)
+    assert "copy" not in line and line.endswith("; give the same ones to go on, or begin a new run with another --out")
+    (out / "config.toml").write_text(to_toml(other))
+    if "schedule" in changes:  # The network is told other noise than it knows; nothing in the folder could tell.
+        return
+    line = refused(other, out)
+    if "batch_size" in changes.get("train", {}):
+        assert line == (
+            f"{out} has seen 16 pictures in 2 steps, so not with train.batch_size = 16: give it back the 8 that it "
+            f"began with, or begin a new run with another --out"
+        )
+    else:
+        assert line.startswith(f"checkpoint {out}/checkpoints/000000016 does not fit this run's network: ")

@@ -154,6 +154,7 @@ def test_a_run_that_goes_on_is_not_refused(say: Say, tmp_path: Path) -> None:
     words = ["train", pictures, "--preset", file, "--out", "run"]
     assert say(*words, "--steps", "1", "--resolution", "32")[0] == 0
     assert say(*words, "--steps", "2", "--dry-run")[0] == 0
+    (Path("run") / "config.toml").unlink()  # Its checkpoint knows the size, too.
     code, _, err = say(*words, "--steps", "2")
     assert code == 0 and "going on at step 1 of 2" in err
     code, _, err = say(*words[:-1], "other", "--steps", "2")
@@ -187,6 +188,8 @@ def test_the_line_is_printed_once_and_not_when_the_run_goes_on(say: Say, tmp_pat
     pictures, file = folder(tmp_path / "pictures", [(48, 64)] * 3), mine(tmp_path)
     words = ["train", pictures, "--preset", file, "--out", "run"]
     line = f"fromnoise: pictures of 48x64 are reduced to 32x32, as the preset {file} says"
+    planned = say(*words, "--steps", "1", "--dry-run")
+    assert planned[0] == 0 and planned[2].splitlines() == [line]
     code, _, err = say(*words, "--steps", "1")
     assert code == 0 and err.splitlines().count(line) == 1
     code, _, err = say(*words, "--steps", "2")

@@ -4,7 +4,6 @@ import json
 import math
 import os
 import re
-import shlex
 import signal
 import time
 from collections.abc import Callable
@@ -17,7 +16,6 @@ import torch
 from tests import tiny
 
 from fromnoise.checkpoint import RunFolder, read_weights
-from fromnoise.cli import main
 from fromnoise.data import Dataset
 from fromnoise.errors import FromnoiseError, WrongUse
 from fromnoise.task.train import Ended, Looked, Measured, RolledBack, Saved, Started, Trained, train_run
@@ -183,22 +181,21 @@ def has_reported(out: Path) -> bool:
     return (out / "metrics.jsonl").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_and_says_how_to_go_on(
-    tmp_path: Path, straight: Path, number: int, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
+def test_a_signal_saves_and_the_line_it_prints_goes_on_when_typed(
+    tmp_path: Path, straight: Path, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("PATH", tiny.another_python(tmp_path / "bin"))
     code, err, out = stopped(tmp_path, number, has_reported)
     assert code == 130, err
     *_, last = err.splitlines()
-    said = re.fullmatch(
-        r"fromnoise: stopped and saved at ([\d,]+) pictures in (.+); go on with: (?:python -m )?fromnoise (.+)", last
-    )
+    said = re.fullmatch(r"fromnoise: stopped and saved at ([\d,]+) pictures in (.+); go on with: (.+)", last)
     assert said is not None, err
     found, damaged = RunFolder(out).latest()
     assert damaged == [] and 56 <= found.images < 400
     assert int(said[1].replace(",", "")) == found.images and said[2] == str(out)
-    assert main(shlex.split(said[3])) == 0  # The very words it has printed.
-    assert f"going on at step {found.images // 8} of 50" in capsys.readouterr().err
+    _, err = (again := tiny.typed(said[3])).communicate(timeout=100)  # The very line it has printed.
+    assert again.returncode == 0 and f"going on at step {found.images // 8} of 50" in err, err
     tiny.assert_same_run(out, straight)
 
 
@@ -228,7 +225,8 @@ def test_a_second_wish_ends_at_once_and_the_handlers_are_put_back(
         assert stop.is_set()
         now += 1.9
         os.kill(os.getpid(), signal.SIGTERM)
-        assert capsys.readouterr().err.count("stopping after this step") == 1
+        said = "fromnoise: stopping after this step, and saving (once more after 2 seconds to stop at once)\n"
+        assert capsys.readouterr().err == said
         now += 0.2
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
@@ -260,7 +258,7 @@ def test_another_setting_is_refused_by_name_and_nothing_is_touched(
     with pytest.raises(WrongUse) as caught:
         tiny.run(tiny.config(changes, steps=1), tmp_path)
     assert str(caught.value).startswith(f"{tmp_path} was started with other settings: {told}")
-    assert str(caught.value).endswith("; give the same ones to go on, or another --out")
+    assert str(caught.value).endswith("; give the same ones to go on, or begin a new run with another --out")
     assert tiny.contents(tmp_path) == before
 
 

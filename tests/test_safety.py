@@ -467,16 +467,50 @@ def test_a_signal_after_the_time_limit_does_not_cut_off_the_saving(monkeypatch: 
             os.kill(os.getpid(), signal.SIGTERM)
 
 
+@pytest.mark.parametrize("launcher", ["--processes", "torchrun", "torchrun, one process"])
 def test_workers_that_are_started_anew_have_no_more_time_for_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    launcher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    worker = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "FROMNOISE_WORKERS": str(tmp_path)}
-    for name, value in worker.items():
-        monkeypatch.setenv(name, value)
+    """torchrun lends each attempt a folder, and the attempts of one command have theirs in one."""
+
+    def start(attempt: int) -> None:
+        place = tmp_path / f"attempt_{attempt}" / "0"
+        place.mkdir(parents=True)
+        size = "1" if launcher.endswith("one process") else "2"
+        worker = {"RANK": "0", "WORLD_SIZE": size, "MASTER_ADDR": "localhost", "TORCHELASTIC_RUN_ID": "none"}
+        worker["TORCHELASTIC_ERROR_FILE"] = str(place / "error.json")
+        if launcher == "--processes":
+            worker |= {"FROMNOISE_WORKERS": str(tmp_path), "TORCHELASTIC_ERROR_FILE": str(tmp_path / "logs/0/0/e.json")}
+        for name, value in worker.items():
+            monkeypatch.setenv(name, value)
+
+    start(0)
     first = common.began()
     assert abs(first - time.time()) < 5
     os.utime(tmp_path / "fromnoise-began", (first - 100, first - 100))
+    start(1)
     assert common.began() == pytest.approx(first - 100, abs=1e-3)
+    assert common.deadline("2m")[0] == pytest.approx(first + 20, abs=1e-3)
+
+
+def test_one_process_under_torchrun_that_its_time_limit_stops_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Any other code, and torchrun would start it anew, past the limit."""
+    place = tmp_path / "attempt_0/0"
+    place.mkdir(parents=True)
+    worker = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "TORCHELASTIC_RUN_ID": "none"}
+    for name, value in {**worker, "TORCHELASTIC_ERROR_FILE": str(place / "error.json")}.items():
+        monkeypatch.setenv(name, value)
+    common.began()
+    os.utime(tmp_path / "fromnoise-began", (time.time() - 60, time.time() - 60))
+    words = ["train", "digits", "--out", str(tmp_path / "run"), "--preset", str(tiny.preset(tmp_path, SMALL))]
+    assert main([*words, "--steps=9", "--time-limit=30s", "--json"]) == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out)["finished"] is False and json.loads(told.out)["step"] == 1
+    assert "the time limit of 30s is reached: saving" in told.err
+    assert names(tmp_path / "run") == ["000000008"] and not torch.distributed.is_initialized()
+    assert not (tmp_path / "fromnoise-verdict").exists()
 
 
 # ---------------------------------------------------------------------------------------------------------------- forks

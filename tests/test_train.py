@@ -1,9 +1,11 @@
 """One step of training is the paper's, to the letter: against the same step written plainly, and by its formulas."""
 
+import dataclasses
 import math
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from fromnoise.errors import WrongUse
 from fromnoise.objective import Antithetic, LossAware, Objective, Simple
 from fromnoise.parameterization import Epsilon
 from fromnoise.schedule import Constant, Linear, Schedule
+from fromnoise.task.assembly import assemble
 from fromnoise.task.train import Trained
 from fromnoise.train import Ema, Learner, Report, TrainSettings, train
 from fromnoise.train.batches import Batches
@@ -417,6 +420,14 @@ def test_what_a_gpu_fetches_is_pinned_in_the_thread_that_makes_it(monkeypatch: p
     sent = [value for value in (batch.images, batch.eps, batch.labels) if value is not None]
     assert all(pinned[id(value)].startswith("batches") for value in sent)
     assert torch.equal(batch.images, plain.images) and torch.equal(batch.eps, plain.eps)
+
+
+def test_a_run_on_a_gpu_has_its_batches_pinned() -> None:
+    config = tiny.config({"network": {"model_channels": 16}}, steps=1)
+    assembly = assemble(config, tiny.digits(), tiny.CPU, steps=1)
+    assert assembly.batches(0).pin is False
+    elsewhere: Any = SimpleNamespace(parameters=[SimpleNamespace(device=torch.device("cuda", 0))])
+    assert dataclasses.replace(assembly, learner=elsewhere).batches(0).pin is True
 
 
 def test_what_fails_in_the_thread_is_told_in_the_loop() -> None:

@@ -96,6 +96,13 @@ def test_it_says_what_there_is_and_how_to_go_on(say: Say, data: Path, here: Path
     assert lines[-1].startswith("next: fromnoise train ")
 
 
+def test_the_command_that_it_proposes_can_be_typed(say: Say, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["/lib/fromnoise/__main__.py"])
+    monkeypatch.setattr("sys.executable", "/a venv/bin/python")
+    proposed = say(data)[1].splitlines()[-1].removeprefix("next: ")
+    assert shlex.split(proposed)[:4] == ["/a venv/bin/python", "-m", "fromnoise", "train"]
+
+
 def test_the_command_that_it_proposes_trains_on_what_it_showed(
     say: Say, data: Path, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

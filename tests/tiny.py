@@ -89,8 +89,26 @@ def preset(folder: Path, *changes: dict[str, Any]) -> Path:
 
 def command(*arguments: str | Path, **options: Any) -> subprocess.Popen[str]:
     """``python -m fromnoise …`` as a process of its own, with as many threads as this one."""
+    return _process([sys.executable, "-m", "fromnoise", *map(str, arguments)], **options)
+
+
+def typed(line: str, **options: Any) -> subprocess.Popen[str]:
+    """A line as a person types it into a shell, with as many threads as this process."""
+    return _process(line, shell=True, **options)
+
+
+def another_python(folder: Path) -> str:
+    """A PATH on which the first python is one without the package."""
+    folder.mkdir()
+    for name in ("python", "python3"):
+        (folder / name).write_text(f"#!/bin/sh\necho {name}: No module named fromnoise >&2\nexit 1\n")
+        (folder / name).chmod(0o755)
+    return f"{folder}{os.pathsep}{os.environ['PATH']}"
+
+
+def _process(words: str | list[str], **options: Any) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "fromnoise", *map(str, arguments)],
+        words,
         env={**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": str(torch.get_num_threads())},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -41,13 +41,17 @@ def _main(words: list[str]) -> int:
     with worker.silence(debug="--debug" in words):
         code, wrong, died = _run(words)
     speaks, told = worker.end(code, died=died)
-    if wrong is not None and speaks:
+    if wrong is not None and (worker.tells() if died else speaks):
         _complain(wrong)
     return told
 
 
 def _run(words: list[str]) -> tuple[int, str | None, bool]:
-    """The exit code, what to say of it, and whether this is a worker's death that a new start may mend."""
+    """The exit code, what to say of it, and whether this is a worker's death that a new start may mend.
+
+    So is all that nobody foresaw: a fault of a GPU comes as an error of Python's, too. What comes again ends with the
+    launcher's patience.
+    """
     debug = "--debug" in words
     try:
         args = _parser().parse_args(words)
@@ -68,10 +72,12 @@ def _run(words: list[str]) -> tuple[int, str | None, bool]:
         if debug:
             traceback.print_exc()
         known = error if isinstance(error, FromnoiseError) else _out_of_memory(error)
+        if isinstance(known, Lost):  # Of another process, which has said why if it could.
+            return known.exit_code, None, True
         if known is not None:
-            return known.exit_code, str(known), isinstance(known, Lost)
+            return known.exit_code, str(known), False
         what = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        return 1, f"{what} (a fault of fromnoise; --debug shows where)", False
+        return 1, f"{what} (a fault of fromnoise; --debug shows where)", True
 
 
 @contextlib.contextmanager

@@ -91,7 +91,7 @@ def follow(events: Iterable[Event]) -> Event | None:
                 loss, rate = last.line["loss"], last.line["images_per_second"]
                 note = f"{'no step taken' if loss is None else f'loss {loss:.4f}'}, {rate:.4g} pictures/s"
                 if last.line["skipped"]:
-                    note += f", {last.line['skipped']} steps left out by the guard"
+                    note += f", {_steps(last.line['skipped'])} left out by the guard"
             elif isinstance(last, Trained) and meter is not None:
                 meter.show(last.report.step, note)
             elif isinstance(last, Saved) and meter is not None:
@@ -102,7 +102,10 @@ def follow(events: Iterable[Event]) -> Event | None:
             elif isinstance(last, Noted) and meter is not None:
                 meter.say(f"fromnoise: {last.text}")
             elif isinstance(last, RolledBack) and meter is not None:
-                meter.say(f"fromnoise: {last.why}; back to {last.images:,} pictures seen, with other randomness")
+                meter.say(
+                    f"fromnoise: {last.why}; back to {last.images:,} pictures seen, "
+                    f"with half the step size and other randomness"
+                )
                 meter = _begin(meter, "training", steps, last.step)
             elif isinstance(last, Drawing):
                 if meter is None or last.done == 1:
@@ -135,6 +138,10 @@ def follow(events: Iterable[Event]) -> Event | None:
     finally:
         _end(meter)
     return last
+
+
+def _steps(count: int) -> str:
+    return "1 step" if count == 1 else f"{count} steps"
 
 
 def _begin(before: Meter | None, what: str, total: int, done: int = 0) -> Meter:

@@ -7,9 +7,10 @@ well, and of an error the process that met it first. ``fromnoise … --processes
     stop        is there once a person has asked for a stop
     verdict     how the command ends, its exit code: written once, by whoever knows it first
 
-A launcher starts workers anew when one ends with another code than 0. That is right where one has died, and wrong where
-the command has come to its end, good or bad: then there is a verdict, and a worker that finds one has nothing to do.
-torchrun lends a folder for logs: a verdict there, of what starting anew cannot mend, ends all later starts at once.
+A launcher starts workers anew when one ends with another code than 0. That is right where one has died, of a signal or
+of what nobody foresaw (a fault of its GPU, say), and wrong where the command has come to its end, good or bad: then
+there is a verdict, and a worker that finds one has nothing to do. torchrun lends a folder for logs: a verdict there,
+of what starting anew cannot mend, ends all later starts at once.
 """
 
 import contextlib
@@ -23,8 +24,9 @@ from pathlib import Path
 FOLDER = "FROMNOISE_WORKERS"
 """The environment variable that names the folder."""
 
+_TORCHRUN = "TORCHELASTIC_RUN_ID"  # torchrun sets it for every worker; by the others alone anybody may be meant.
 _STOPPED = 130  # After Ctrl-C and its like. A launcher would take it for a death, so it is told 0.
-_VERDICT = "fromnoise-verdict"  # In torchrun's folder, where other files lie as well.
+_VERDICT, _SAID = "fromnoise-verdict", "fromnoise-said"  # In torchrun's folders, where other files lie as well.
 _MOMENT = 1.0  # Seconds within which the launcher hears of a stop that all processes were told of.
 
 
@@ -95,21 +97,28 @@ class Worker:
             return False, code
         if self.folder is None:
             place, told = self.attempt, 0 if code == _STOPPED else code
-            speaks = _claim(place / "fromnoise-said", "") if code and place is not None else self.rank == 0
+            speaks = _claim(place / _SAID, "") if code and place is not None else self.rank == 0
             if told and place is not None:
                 _claim(place.parent / _VERDICT, str(told))
             return speaks, told
         first = _claim(self.folder / "verdict", str(code)) if code or self.rank == 0 else False
         return first, 0 if code == _STOPPED else code
 
+    def tells(self) -> bool:
+        """Whether this process may say what it dies of: the first of each attempt to ask."""
+        return self.attempt is None or _claim(self.attempt / _SAID, "")
+
 
 def here(environment: Mapping[str, str] = os.environ) -> Worker | None:
-    """What this process is, by the variables that torchrun sets; ``None`` for a process of its own."""
+    """What this process is, by the variables that torchrun sets; ``None`` for a process of its own.
+
+    One alone is a worker too where torchrun has started it: it would be started anew.
+    """
     try:
         rank, size = int(environment["RANK"]), int(environment["WORLD_SIZE"])
     except (KeyError, ValueError):
         return None
-    if "MASTER_ADDR" not in environment or (size < 2 and FOLDER not in environment):
+    if "MASTER_ADDR" not in environment or (size < 2 and not {FOLDER, _TORCHRUN} & environment.keys()):
         return None
     folder, error_file = environment.get(FOLDER), environment.get("TORCHELASTIC_ERROR_FILE")
     attempt = Path(error_file).parent.parent if error_file else None

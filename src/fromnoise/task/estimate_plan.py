@@ -20,7 +20,7 @@ from fromnoise.data.cache import Cache
 from fromnoise.data.quantities import quantities
 from fromnoise.errors import WrongUse
 from fromnoise.task.fitting import told
-from fromnoise.task.prepare import settle, what_is_seen
+from fromnoise.task.prepare import settle_and_tell, what_is_seen
 
 _NO_CACHE = Cache(path=Path(), limit=0)
 _MOST = 1024  # Different stand-ins; more would only take memory.
@@ -44,7 +44,7 @@ def plan(
     tree: Mapping[str, Any], *, preset_name: str | None, source: str = "the settings", run: Path | None = None
 ) -> Plan:
     """What :func:`fromnoise.task.prepare.prepare` settles, without decoding. Raises ``WrongUse`` where it does."""
-    config, pictures = settle(tree, preset_name=preset_name, source=source, run=run)
+    config, pictures, sized = settle_and_tell(tree, preset_name=preset_name, source=source, run=run)
     labels, names = pictures.labels, pictures.classes
     if labels is not None and len(names) < 2:
         raise WrongUse(f"{config.data.path} has only one class ({', '.join(names)}): train without classes")
@@ -59,7 +59,7 @@ def plan(
         except WrongUse as error:
             raise WrongUse(f"{data.path}: {error}") from error
     config = replace(config, data=data)
-    return Plan(config, pictures, training, () if preset_name else (told(config, len(training)),))
+    return Plan(config, pictures, training, sized if preset_name else (told(config, len(training)), *sized))
 
 
 def few(planned: Plan, count: int) -> Dataset:

@@ -79,9 +79,12 @@ class Probe:
     def _ask(self, question: dict[str, Any]) -> dict[str, Any]:
         assert self._process.stdin is not None and self._process.stdout is not None
         line = ""
-        with suppress(BrokenPipeError):
+        try:
             print(json.dumps(question), file=self._process.stdin, flush=True)
             line = self._process.stdout.readline()
+        except BrokenPipeError:  # It has ended; what it did not read would be sent once more at the end.
+            with suppress(BrokenPipeError):
+                self._process.stdin.close()
         if line:
             return json.loads(line)
         code = self._process.wait()

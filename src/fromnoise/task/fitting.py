@@ -37,8 +37,9 @@ from typing import Any
 
 from fromnoise.checkpoint import RunFolder
 from fromnoise.config import Config, parse, preset, preset_for, to_tree
-from fromnoise.errors import WrongUse
-from fromnoise.schema import merge, read_toml
+from fromnoise.errors import FromnoiseError
+from fromnoise.schema import merge
+from fromnoise.task.resume import saved_settings
 from fromnoise.task.sizing import goes_on
 
 LENGTHS = frozenset({"steps", "epochs", "images"})
@@ -139,11 +140,12 @@ def _as_begun(run: Path | None, *, with_length: bool) -> dict[str, Any]:
     """What the run there has of all that is fitted; nothing if there is none to go on with."""
     if run is None or not goes_on(run):
         return {}
-    folder = RunFolder(run)
     try:
-        config = parse(read_toml(folder.config.read_text(encoding="utf-8"), str(folder.config)), str(folder.config))
-    except (OSError, UnicodeDecodeError, WrongUse):
+        config = saved_settings(RunFolder(run))
+    except FromnoiseError:
         return {}  # Whoever goes on with the run will say so.
+    if config is None:
+        return {}
     tree = to_tree(config)
     train = {key: tree["train"][key] for key in ("augment", "ema_decay")}
     if with_length and config.train.rate.looks_ahead:  # It knows its end.

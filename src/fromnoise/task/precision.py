@@ -23,7 +23,7 @@ def computing(precision: str, device: torch.device, *, deterministic: bool = Fal
     """
     cuda = device.type == "cuda"
     with ExitStack() as until:
-        if deterministic:  # First: asking a GPU what it can do is a call of CUDA.
+        if deterministic:  # First, before anything is computed.
             until.enter_context(_repeatable(device))
         if precision == "bfloat16" and cuda and not torch.cuda.is_bf16_supported(including_emulation=False):
             name = torch.cuda.get_device_name(device)
@@ -56,7 +56,7 @@ def _shortened() -> Iterator[None]:
 def _repeatable(device: torch.device) -> Iterator[None]:
     """In here, PyTorch takes deterministic algorithms, and refuses operations that have none.
 
-    cuBLAS reads its variable once, so it stays set. Raises ``WrongUse`` if it is too late for it.
+    The variable of cuBLAS is read once, so it stays set. Raises ``WrongUse`` if it is too late for it.
     """
     if device.type == "cuda":
         _set_workspace()
@@ -78,10 +78,22 @@ def _set_workspace() -> None:
     found = os.environ.get(_WORKSPACE)
     if found in _REPEATABLE:
         return
-    if found or torch.cuda.is_initialized():
-        why = f"{_WORKSPACE} is {found!r}" if found else f"CUDA has started without {_WORKSPACE}"
+    if found or _has_computed():
+        why = f"{_WORKSPACE} is {found!r}" if found else f"a GPU has computed without {_WORKSPACE}"
         raise WrongUse(f"[train] deterministic = true: {why}; set {_WORKSPACE}={_REPEATABLE[0]} and start again")
     os.environ[_WORKSPACE] = _REPEATABLE[0]
+
+
+def _has_computed() -> bool:
+    """Whether a GPU has been given anything, and cuBLAS may have read its variable.
+
+    cuBLAS and PyTorch read it at the first product. CUDA itself has often started before: processes that train together
+    meet through NCCL first, and a device that is named is tried.
+    """
+    if not torch.cuda.is_initialized():
+        return False
+    each = (torch.cuda.memory_stats(index) for index in range(torch.cuda.device_count()))
+    return any(stats.get("allocated_bytes.all.allocated", 0) for stats in each)
 
 
 def pays_to_compile(wanted: bool | str, device: torch.device, steps: int) -> bool:

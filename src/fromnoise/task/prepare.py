@@ -60,12 +60,12 @@ def settle(
     with; without a size, it is the largest of 8, 16, 32 and 64 pixels that most of them reach. Raises ``WrongUse``,
     also where a preset has the only word on the size, and would enlarge most of the pictures of a new run.
     """
-    config, pictures, _ = _settled(tree, preset_name, source, run)
+    config, pictures, _ = settle_and_tell(tree, preset_name=preset_name, source=source, run=run)
     return config, pictures
 
 
-def _settled(
-    tree: Mapping[str, Any], preset_name: str | None, source: str, run: Path | None
+def settle_and_tell(
+    tree: Mapping[str, Any], *, preset_name: str | None, source: str, run: Path | None = None
 ) -> tuple[Config, Source, tuple[str, ...]]:
     """:func:`settle`, and what a person should be told of the size."""
     for name in ("data", "train"):
@@ -237,7 +237,7 @@ def prepare(
     Where the preset was chosen here, the first of the remarks says what was chosen; where the size is a named one's,
     it says that larger pictures are reduced.
     """
-    config, pictures, sized = _settled(tree, preset_name, source, run)
+    config, pictures, sized = settle_and_tell(tree, preset_name=preset_name, source=source, run=run)
     everything = _decoded(config, pictures, progress)
     names, training, held_out = _names(pictures, everything), everything, None
     remarks = (*sized, *everything.remarks)

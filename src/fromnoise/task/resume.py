@@ -21,6 +21,14 @@ MAY_CHANGE = {
 }
 """Settings that a run may be resumed with other values of: they do not touch what a step computes."""
 
+MAY_FORK = {
+    "network.dropout",
+    *(f"train.{name}" for name in ("steps", "epochs", "images", "accumulate", "optimizer", "lr", "warmup", "rate")),
+    *(f"train.{name}" for name in ("clip", "guard", "ema_decay", "ema_ramp", "flip", "label_dropout", "precision")),
+    "train.seed",
+}
+"""Settings, or tables of them, that a copy of a run may go on with other values of: its tensors and counts fit."""
+
 
 def refuse_other(folder: RunFolder, config: Config) -> None:
     """Raises ``WrongUse`` if the folder is there and holds anything but this run. Writes nothing, and is quick."""
@@ -28,11 +36,11 @@ def refuse_other(folder: RunFolder, config: Config) -> None:
         return
     if not folder.path.is_dir():
         raise WrongUse(f"{folder.path} is a file; --out should name a new folder or a run")
-    if not folder.config.is_file() and folder.carried_settings() is None:
+    saved = saved_settings(folder)
+    if saved is None:
         if any(not name.name.startswith(".") for name in folder.path.iterdir()):
             raise WrongUse(f"{folder.path} is not empty and holds no run; choose another --out, nothing was changed")
         return
-    saved = _settings_of(folder)
     if not folder.has_checkpoints():  # Cut off before the first one (too little memory, say): nothing to lose.
         return
     before, after = to_tree(saved), to_tree(config)
@@ -45,7 +53,8 @@ def refuse_other(folder: RunFolder, config: Config) -> None:
     if changed:
         raise WrongUse(
             f"{folder.path} was started with other settings: {', '.join(changed[:3])}"
-            f"{' …' if len(changed) > 3 else ''}{_how_to_fork(changed)}; give the same ones to go on, or another --out"
+            f"{' …' if len(changed) > 3 else ''}{_how_to_fork(changed)}; give the same ones to go on, or begin a "
+            f"new run with another --out"
         )
 
 
@@ -66,14 +75,14 @@ def existing(folder: RunFolder, config: Config) -> tuple[Checkpoint | None, list
     return found, damaged
 
 
-def _settings_of(folder: RunFolder) -> Config:
+def saved_settings(folder: RunFolder) -> Config | None:
     """Those saved with a run, of which its checkpoints carry a copy that is taken where ``config.toml`` is not there.
 
-    Raises ``WrongUse`` if they are none, ``FromnoiseError`` if they cannot be read.
+    ``None`` if there is neither. Raises ``WrongUse`` if they make no sense, ``FromnoiseError`` if they cannot be read.
     """
     carried, where = folder.carried_settings(), str(folder.config)
-    if carried is not None and not folder.config.is_file():
-        return _parsed(carried[1], str(carried[0]))
+    if not folder.config.is_file():
+        return None if carried is None else _parsed(carried[1], str(carried[0]))
     mend = ""
     if carried is not None:
         mend = f"; mend it, or move it away and start again with the same words: {carried[0]} carries the settings, too"
@@ -94,8 +103,9 @@ def _parsed(text: str, where: str) -> Config:
 
 
 def _how_to_fork(changed: list[str]) -> str:
-    """What to do to go on with other settings after all, where that is what most likely was meant."""
-    if not all(one.startswith("train.") for one in changed):  # Another network does not take these weights.
+    """What to do to go on with other settings after all, where that is a way."""
+    names = [one.partition(" was ")[0] for one in changed]
+    if not all({name, name.rpartition(".")[0]} & MAY_FORK for name in names):
         return ""
     return " (to change them on the way, copy the folder, and change them in the copy's config.toml, too)"
 
@@ -117,6 +127,13 @@ def resume(learner: Learner, found: Checkpoint, pictures: Dataset) -> None:
         raise WrongUse(
             f"{found.path.parent.parent} was trained on other pictures: the data has changed since; "
             f"bring back the old data, or start another --out"
+        )
+    run, seen, batch_size = found.path.parent.parent, found.images, learner.settings.batch_size
+    steps = found.state.get("step")
+    if steps and seen != steps * batch_size:  # Settings that somebody has changed in the folder itself.
+        raise WrongUse(
+            f"{run} has seen {seen:,} pictures in {steps:,} steps, so not with train.batch_size = {batch_size}: give "
+            f"it back the {seen // steps} that it began with, or begin a new run with another --out"
         )
     try:
         tensors: dict[str, dict[str, Tensor]] = found.tensors()

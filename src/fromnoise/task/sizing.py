@@ -13,7 +13,9 @@ _LOOK = 32  # Pictures, spread over all.
 def goes_on(run: Path | None) -> bool:
     """Whether there is a run in the folder that has saved something, so that its own size holds."""
     folder = None if run is None else RunFolder(run)
-    return folder is not None and folder.config.is_file() and folder.has_checkpoints()
+    if folder is None or not folder.has_checkpoints():
+        return False
+    return folder.config.is_file() or folder.carried_settings() is not None
 
 
 def resized(name: str, height: int, width: int, pictures: Source) -> tuple[str, ...]:

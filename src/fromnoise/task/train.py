@@ -18,6 +18,7 @@ from fromnoise.task.assembly import assemble
 from fromnoise.task.precision import computing
 from fromnoise.task.recorder import Recorder, check_watching
 from fromnoise.task.resume import existing, refuse_other, resume
+from fromnoise.task.trial import sound
 from fromnoise.train import Learner, Report, train
 from fromnoise.train.averages import Averages
 from fromnoise.train.team import Alone, Team
@@ -199,7 +200,7 @@ class _Training:
                 last = self._stopped() or at_end
                 if (report.step % _LOOK == 0 or last) and learner.guard.lost():
                     return _why(report, "too many steps in a row were left out by")
-                if at_end and learner.guard.alarmed():  # No step comes after it to show that the weights are sound.
+                if at_end and learner.guard.alarmed() and not sound(self.assembly, batches, self.total):
                     return _why(report, "the guard was leaving steps out at the end,")
                 if report.step % settings.report_every == 0 or report.step == self.total:
                     yield Measured(run.measure(report))
@@ -208,7 +209,7 @@ class _Training:
                     self._keep_averages()
                 if last or run.due(settings.checkpoint_every):
                     # Weights that make the guard leave steps out may be ruined already: not to be gone back to.
-                    if not learner.guard.alarmed():
+                    if at_end or not learner.guard.alarmed():
                         yield Saved(run.save())
                         self.doubtful, self.saved = None, (learner.images, learner.step)
                     elif last:

@@ -100,8 +100,8 @@ class Learner:
         optimizer = dict(tensors["optimizer"])
         losses, counts = optimizer.pop(_LOSSES, None), optimizer.pop(_COUNTS, None)
         self.history = None if losses is None or counts is None else History(losses.clone(), counts.clone())
-        for part in (self.guard, self.scale):
-            kept = {name: optimizer.pop(name) for name in part.tensors() if name in optimizer}
+        for part, names in ((self.guard, list(self.guard.tensors())), (self.scale, LossScale.NAMES)):
+            kept = {name: optimizer.pop(name) for name in names if name in optimizer}
             if kept:
                 part.load(kept)
         load_optimizer_tensors(self.optimizer, self.network, self._pieces(optimizer, self.network))

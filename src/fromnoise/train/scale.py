@@ -14,6 +14,8 @@ FLOOR, START, PATIENCE = 1.0, 2.0**16, 2000
 class LossScale:
     """``value`` multiplies the loss; 1 and never changed unless ``enabled``. It lies on ``device``."""
 
+    NAMES = ("scale.value", "scale.good")
+
     def __init__(self, device: torch.device, *, enabled: bool) -> None:
         self.enabled = enabled
         self.value = torch.full((), START if enabled else 1.0, device=device)
@@ -36,7 +38,7 @@ class LossScale:
 
     def tensors(self) -> dict[str, Tensor]:
         """What to save: nothing where there is no scale."""
-        return {"scale.value": self.value, "scale.good": self.good} if self.enabled else {}
+        return dict(zip(self.NAMES, (self.value, self.good), strict=True)) if self.enabled else {}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """The inverse of :meth:`tensors`. Raises ``KeyError``."""

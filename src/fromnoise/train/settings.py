@@ -50,8 +50,9 @@ class TrainSettings:
     flip: bool = False
     """Mirror every second picture, by chance."""
     averages: tuple[float, ...] = ()
-    """Lengths of further averages, as shares of the run so far; from their snapshots any other is made afterwards, by
-    `fromnoise average`. [0.05, 0.1] in Karras et al. 2024 (arXiv 2312.02696)."""
+    """Widths of further averages, as shares of the run so far. From their snapshots `fromnoise average` makes others
+    within reach of these: what would be more than 10 % off is refused, and snapshots that cannot be used are passed
+    over. [0.05, 0.1] in Karras et al. 2024 (arXiv 2312.02696). Not with ``shard``."""
     average_every: int = 0
     """Pictures seen between two snapshots of these; 0: with every checkpoint."""
     augment: Augment = field(default_factory=Augment)

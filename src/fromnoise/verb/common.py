@@ -1,6 +1,7 @@
 """What several verbs need: settings from ``--set``, stopping on Ctrl-C, and the words for going on."""
 
 import contextlib
+import os
 import re
 import shlex
 import shutil
@@ -21,19 +22,47 @@ from fromnoise.task.prepare import known_pictures as task_known_pictures
 from fromnoise.task.train import Ended
 from fromnoise.worker import here
 
+PROGRAM = "FROMNOISE_PROGRAM"
+"""The environment variable by which a launcher tells its workers what was typed to start it."""
+
 _SAME_WISH = 2.0  # Seconds in which signals are one wish: a queue tells every process, and torchrun passes it on.
 _LONGEST = 10 * 366 * 86400  # seconds: ten years; a timer cannot wait for just any
 
 
 def program() -> str:
-    """What to type for this program: its name if the shell finds it, else the path or module it was called by."""
+    """What to type for this program, as a shell takes it: what it was started as, by name where that finds the same."""
     called, worker = sys.argv[0], here()
-    if worker is not None and worker.folder is None:
-        return "torchrun … -m fromnoise"  # What stood in between is not known here.
-    if shutil.which("fromnoise") is not None:
+    if worker is not None and worker.folder is not None and PROGRAM in os.environ:
+        return os.environ[PROGRAM]  # Nobody typed what started a worker.
+    if Path(called).parts[-2:] == ("fromnoise", "__main__.py"):
+        return f"{_python()} -m fromnoise"
+    found = shutil.which("fromnoise")
+    if Path(called).name != "fromnoise" or (found is not None and _same_file(found, called)):
         return "fromnoise"
-    by_module = Path(called).parts[-2:] == ("fromnoise", "__main__.py")
-    return "python -m fromnoise" if by_module else called if Path(called).name == "fromnoise" else "fromnoise"
+    return shlex.quote(called if os.path.dirname(called) else os.path.join(os.curdir, called))
+
+
+def program_again() -> str:
+    """What to type in front of the same words to go on: :func:`program`, or torchrun as far as it is known here."""
+    worker = here()
+    return "torchrun … -m fromnoise" if worker is not None and worker.folder is None else program()
+
+
+def _python() -> str:
+    """This interpreter, by name where that finds it. A link to it from another folder has other packages."""
+    own = sys.executable
+    for name in ("python", "python3"):
+        found = shutil.which(name)
+        if found is not None and _same_file(os.path.dirname(found), os.path.dirname(own)) and _same_file(found, own):
+            return name
+    return shlex.quote(own)
+
+
+def _same_file(one: str, other: str) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        return False
 
 
 def sets(args: Any) -> dict[str, Any]:
@@ -89,7 +118,7 @@ def deadline(limit: str) -> tuple[float, str]:
 def interrupted(args: Any, words: list[str], last: Ended) -> int:
     """Say how to go on; returns the exit code."""
     where = f"saved at {last.images:,} pictures in {last.run}" if last.images else "nothing was saved"
-    say(f"fromnoise: stopped and {where}; go on with: {program()} {shlex.join(words)}")
+    say(f"fromnoise: stopped and {where}; go on with: {program_again()} {shlex.join(words)}")
     return INTERRUPTED
 
 
@@ -146,7 +175,7 @@ def stopping(until: tuple[float, str] | None = None) -> Iterator[threading.Event
             return
         asked.append(time.monotonic())
         stop.set()
-        say("fromnoise: stopping after this step, and saving (once more to stop at once)")
+        say(f"fromnoise: stopping after this step, and saving (once more after {_SAME_WISH:g} seconds to stop at once)")
 
     def end(limit: str) -> None:
         if not stop.is_set():

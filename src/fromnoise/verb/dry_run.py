@@ -10,22 +10,21 @@ from typing import Any
 from fromnoise.checkpoint import RunFolder
 from fromnoise.config import to_toml, to_tree
 from fromnoise.console import say
-from fromnoise.errors import FromnoiseError, WrongUse
-from fromnoise.run import pick_device
+from fromnoise.errors import FromnoiseError
 from fromnoise.task.estimate_plan import few, plan
 from fromnoise.task.estimate_step import refuse_uneven, steps
 from fromnoise.task.recorder import check_watching
 from fromnoise.task.resume import refuse_other
 from fromnoise.verb.estimate import alone_if_auto, train_tree, with_micro_batch
-from fromnoise.worker import here
+from fromnoise.verb.processes import crew
 
 _SCORED = 4  # Pictures that a run with scores needs at least.
 
 
 def dry_run(out: Path, args: Any) -> int:
     """The resolved settings, and one step of the training they describe; nothing is written."""
-    processes = _processes(args)
-    device = pick_device(args.device)
+    processes, device = crew(args)
+    alone_if_auto(args.micro_batch, processes)
     planned = plan(train_tree(args), preset_name=args.preset, run=out)
     config = with_micro_batch(args.micro_batch, planned.config, out, device)
     refuse_uneven(config, processes)
@@ -67,13 +66,3 @@ def dry_run(out: Path, args: Any) -> int:
     )
     print(to_toml(config), end="")
     return 0
-
-
-def _processes(args: Any) -> int:
-    """How many would train. Raises ``WrongUse`` for what they would refuse before they look at the pictures."""
-    worker, said = here(), args.processes
-    if said is not None and said < 1:
-        raise WrongUse(f"--processes {said}: must be at least 1")
-    count = said or (1 if worker is None else worker.size)
-    alone_if_auto(args.micro_batch, count)
-    return count

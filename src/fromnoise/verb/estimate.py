@@ -11,16 +11,17 @@ from rich.console import Console
 from rich.table import Table
 
 from fromnoise.checkpoint import RunFolder
-from fromnoise.config import Config, parse
-from fromnoise.console import Meter
+from fromnoise.config import Config
+from fromnoise.console import Meter, say
 from fromnoise.errors import WrongUse
 from fromnoise.run import pick_device
-from fromnoise.schema import merge, read_toml
+from fromnoise.schema import merge
 from fromnoise.task import estimate as task
 from fromnoise.task.estimate_found import LENGTHS, Estimated, accumulate_for, as_dict
 from fromnoise.task.estimate_memory import RESERVE
 from fromnoise.task.estimate_plan import plan, stand_ins
 from fromnoise.task.recorder import check_watching
+from fromnoise.task.resume import saved_settings
 from fromnoise.verb.common import program, sets, size_of
 
 _WIDTH = 110
@@ -35,8 +36,10 @@ def estimate(args: Any, words: list[str]) -> int:
     check_watching(planned.config, stand_ins(planned.config, min(len(planned.training), _SCORED)))
     found: Estimated | None = None
     events = task.estimate(planned, device)
-    first = next(events)
+    first = next(events)  # What is refused is refused before it.
     assert isinstance(first, task.Estimating)
+    for remark in (*planned.remarks, *planned.source.remarks):
+        say(f"fromnoise: {remark}")
     with Meter("estimating", first.total) as meter:
         for event in events:
             if isinstance(event, Estimated):
@@ -91,11 +94,10 @@ def with_micro_batch(said: str | None, config: Config, out: Path, device: torch.
 
 def _own_part(out: Path, batch_size: int) -> int | None:
     """The pictures at a time of the run in ``out``, if there is one with such batches."""
-    file = RunFolder(out).config
-    if not file.is_file():
+    saved = saved_settings(RunFolder(out))
+    if saved is None or saved.train.batch_size != batch_size:
         return None
-    saved = parse(read_toml(file.read_text(encoding="utf-8"), str(file)), str(file)).train
-    return batch_size // saved.accumulate if saved.batch_size == batch_size else None
+    return batch_size // saved.train.accumulate
 
 
 def _print(found: Estimated, args: Any) -> None:

@@ -89,11 +89,11 @@ def _usual_place(data: str) -> Path:
 
 def _next(args: Any, size: str) -> str:
     """How to train on what was shown."""
-    line = [program(), "train", args.data, "--resolution", size]
+    line = ["train", args.data, "--resolution", size]
     for name in ("channels", "fit", "labels"):
         if getattr(args, name) is not None:
             line += [f"--{name}", str(getattr(args, name))]
     line += ["--classes"] if args.classes else []
     for text in args.set:
         line += ["--set", text]
-    return printable(shlex.join(line))
+    return f"{program()} {printable(shlex.join(line))}"

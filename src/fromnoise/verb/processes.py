@@ -23,7 +23,7 @@ from fromnoise.console import say
 from fromnoise.errors import FromnoiseError, WrongUse
 from fromnoise.run import pick_device
 from fromnoise.train.team import Alone, Team
-from fromnoise.verb.common import program
+from fromnoise.verb.common import PROGRAM, program
 from fromnoise.worker import FOLDER, here
 
 RESTARTS = 3
@@ -35,17 +35,34 @@ def launched(args: Any, words: list[str]) -> int | None:
 
     Raises ``WrongUse`` if they cannot be had, ``FromnoiseError`` if they die time and again.
     """
-    count, worker = args.processes, here()
-    if count is None or (worker is not None and worker.folder is not None):
+    worker = here()
+    if args.processes is None or (worker is not None and worker.folder is not None):
         return None
-    if count < 1:
-        raise WrongUse(f"--processes {count}: must be at least 1")
-    if worker is not None:
-        raise WrongUse(f"--processes {count}: torchrun has started {worker.size} already; leave it out")
-    if count == 1:
-        return None
-    device = _device(args.device, count, 0)
-    return _launch(count, words, device, debug=args.debug)
+    count, device = crew(args)
+    return None if count == 1 else _launch(count, words, device, debug=args.debug)
+
+
+def crew(args: Any) -> tuple[int, torch.device]:
+    """How many processes do this command, and the device of this one, or of the first of those still to be started.
+
+    Raises ``WrongUse`` if they cannot be had.
+    """
+    said, worker = args.processes, here()
+    if worker is not None and worker.size > 1 and (said is None or worker.folder is not None):
+        seat = int(os.environ.get("LOCAL_RANK", worker.rank))
+        return worker.size, _device(args.device, _seats(worker.size), seat)
+    if said is not None and said < 1:
+        raise WrongUse(f"--processes {said}: must be at least 1")
+    if said is not None and worker is not None and worker.folder is None:
+        raise WrongUse(f"--processes {said}: torchrun has started {worker.size} already; leave it out")
+    if said is None or said == 1:
+        return 1, pick_device(args.device)
+    return said, _device(args.device, said, 0)
+
+
+def _seats(count: int) -> int:
+    """How many of ``count`` processes are on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", count))
 
 
 def shared(args: Any, words: list[str], work: Callable[[Any, Team, torch.device], int]) -> int:
@@ -63,16 +80,14 @@ def shared(args: Any, words: list[str], work: Callable[[Any, Team, torch.device]
 @contextlib.contextmanager
 def meeting(args: Any) -> Iterator[tuple[Team, torch.device]]:
     """The team that this process is of, and its device. Raises ``WrongUse`` if there are fewer GPUs than processes."""
-    worker = here()
-    if worker is None or worker.size < 2:
-        yield Alone(), pick_device(args.device)
+    count, device = crew(args)
+    if count == 1:
+        yield Alone(), device
         return
     from fromnoise.train.distributed import together  # Only now, for it takes a second.
 
-    seats = int(os.environ.get("LOCAL_WORLD_SIZE", worker.size))
-    device = _device(args.device, seats, int(os.environ.get("LOCAL_RANK", worker.rank)))
     if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, torch.get_num_threads() // seats))
+        torch.set_num_threads(max(1, torch.get_num_threads() // _seats(count)))
     with together(device) as team:
         yield team, device
 
@@ -146,7 +161,7 @@ def _environment(count: int, folder: Path, device: torch.device, *, debug: bool)
         each = "1 thread" if threads == 1 else f"{threads} threads"
         say(f"fromnoise: {count} processes with {each} each")
     before = dict(os.environ)
-    os.environ.update({**usual, **before, FOLDER: str(folder)})
+    os.environ.update({**usual, **before, FOLDER: str(folder), PROGRAM: program()})
     try:
         yield
     finally:

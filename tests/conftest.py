@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 
@@ -14,6 +15,8 @@ _kept = tempfile.TemporaryDirectory(prefix="fromnoise-tests-")  # what would be 
 os.environ["FROMNOISE_CACHE"] = os.path.join(_kept.name, "fromnoise")
 os.environ["HF_HOME"] = os.path.join(_kept.name, "huggingface")
 os.environ.pop("FROMNOISE_CACHE_LIMIT", None)
+# A shell lets what it starts in the background ignore Ctrl-C, and so would all that is started from here.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 if UNDER_XDIST:  # as many workers as cores: threads of one would only wait for those of another
     os.environ["OMP_NUM_THREADS"] = "1"
 

@@ -59,7 +59,8 @@ def test_the_full_plan_is_the_cifar10_layout(work: ModuleType) -> None:
     assert work.Work.from_dict(compiled) == work.Work(channels=128, compiled=True)
 
 
-@pytest.mark.parametrize("task", ["train", pytest.param("sampling", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["train", "sampling"])
 def test_quick_run_prints_rows(task: str, report: ModuleType) -> None:
     command = [sys.executable, "-m", "benchmarks", "--quick", "--json", "--tasks", task]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=110)

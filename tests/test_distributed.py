@@ -319,6 +319,7 @@ def test_what_comes_next_needs_no_torchrun(tmp_path: Path, monkeypatch: pytest.M
     assert said.splitlines()[-1] == f"next: {shlex.quote(sys.executable)} -m fromnoise sample {out} --out s.png"
 
 
+@pytest.mark.slow
 def test_torchrun_hears_of_wrong_use_once(tmp_path: Path) -> None:
     """And is not kept waiting by the second start, which it makes whatever went wrong."""
     tiny.preset(tmp_path, NET)

@@ -144,6 +144,7 @@ def test_a_lost_run_goes_back_with_other_randomness_and_half_the_rate(
     assert len(lines) == 12 and '"lr": 0.0005' in lines[-1]
 
 
+@pytest.mark.slow
 def test_going_back_is_repeated_bit_for_bit_by_a_run_that_was_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

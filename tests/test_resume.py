@@ -199,6 +199,7 @@ def test_a_signal_saves_and_the_line_it_prints_goes_on_when_typed(
     tiny.assert_same_run(out, straight)
 
 
+@pytest.mark.slow
 def test_killed_outright_while_it_saves_at_every_step(tmp_path: Path, straight: Path) -> None:
     def has_saved(out: Path) -> bool:
         return (out / "checkpoints/000000040").exists()

@@ -227,7 +227,7 @@ LARGE = 128
 def more_training(dropout: float) -> tuple[dict[str, Any], ...]:
     """What else is measured in training on a CPU, at 64 channels: the large batch, and bfloat16 with both."""
     (large,) = works([64], False, dropout, LARGE)
-    return large, {**large, "batch": 16, "half": True}, {**large, "half": True}
+    return large, {**large, "batch": _usual_batch("cpu"), "half": True}, {**large, "half": True}
 
 
 QUICK = Plan(

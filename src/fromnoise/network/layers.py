@@ -21,7 +21,7 @@ from fromnoise.network.dropout import CHANCES, MOST, kept
 from fromnoise.network.winograd import Conv3x3
 
 NORM_GROUPS = 32
-HALVES = (torch.bfloat16, torch.float16)
+HALVES = (torch.bfloat16, torch.float16)  # What autocast makes of activations; weights stay float32.
 NORM_EPS = 1e-6  # The paper's TensorFlow default; PyTorch's own is 1e-5.
 
 
@@ -61,7 +61,7 @@ class _SwishNorm(torch.autograd.Function):
         n, c, h, w = x.shape
         y, mean, rstd = torch.native_group_norm(x, weight, bias, n, c, h * w, groups, eps)
         ctx.save_for_backward(x, weight, bias, keep, mean, rstd)
-        ctx.scale, ctx.groups = scale, groups
+        ctx.scale, ctx.groups, ctx.eps = scale, groups, eps
         y = F.silu(y, inplace=True)
         return y if keep is None else y.mul_(keep).mul_(scale)
 
@@ -73,11 +73,11 @@ class _SwishNorm(torch.autograd.Function):
         if x.dtype == weight.dtype:
             y = normed(x, weight, bias, mean, rstd)
         else:  # In half precision `normed` would round on its way.
-            y, _, _ = torch.native_group_norm(x, weight, bias, n, c, h * w, ctx.groups, NORM_EPS)
+            y, _, _ = torch.native_group_norm(x, weight, bias, n, c, h * w, ctx.groups, ctx.eps)
         # The kernel takes both in one memory layout, and a gradient may come in the other. It overwrites y: on a CPU,
         # memory that was touched a moment ago costs less than new memory.
-        layout = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
-        grad = torch.ops.aten.silu_backward.grad_input(grads[0].contiguous(memory_format=layout), y, grad_input=y)
+        own = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+        grad = torch.ops.aten.silu_backward.grad_input(grads[0].contiguous(memory_format=own), y, grad_input=y)
         if keep is not None:
             grad.mul_(keep).mul_(ctx.scale)
         dx, dw, db = torch.ops.aten.native_group_norm_backward(
